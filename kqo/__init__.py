@@ -1,0 +1,1 @@
+"""kqo: a query optimizer for convolutional networks."""

@@ -1,0 +1,333 @@
+"""Logical plan nodes: relational algebra over tensors.
+
+A node is a frozen value with named fields, and interned: equal nodes are one object, so that common
+subplans are shared and comparison is identity. Every node has a ``schema``, its key axes; where any
+input varies by query the query axis leads it, and every operator carries it along (a Group never
+aggregates over it). Convolution, pooling and normalization are no nodes: they are joins and groups.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, dataclass_transform
+
+from kqo.errors import PlanError
+from kqo.ir.equations import Condition
+from kqo.ir.region import Region
+from kqo.ir.scalar import Expr
+from kqo.ir.schema import (
+    Axes,
+    Axis,
+    has_query,
+    names,
+    shape,
+    with_query,
+    without_query,
+)
+
+_INTERNED: weakref.WeakValueDictionary[Any, Node] = weakref.WeakValueDictionary()
+_LOCK = threading.Lock()
+
+AGGREGATES = ("sum", "mean", "max", "min")
+COMBINES = ("mul", "add", "sub", "div", "max", "min", "pow", "left", "gt", "ge", "eq")
+
+
+class _Interned(type):
+    """Makes construction return the one node that is equal to what was asked for."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        node = super().__call__(*args, **kwargs)
+        key = (cls, *(getattr(node, f.name) for f in fields(node)))
+        with _LOCK:
+            return _INTERNED.setdefault(key, node)
+
+
+@dataclass_transform(frozen_default=True)
+class _NodeMeta(_Interned):
+    def __new__(mcs, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> Any:
+        return dataclass(frozen=True, eq=False, repr=False)(
+            super().__new__(mcs, name, bases, space)
+        )
+
+
+class Node(metaclass=_NodeMeta):
+    """Base of all plan nodes."""
+
+    @cached_property
+    def schema(self) -> Axes:
+        """Key axes of the relation, led by the query axis where it varies by query."""
+        axes = self._axes()
+        return with_query(axes, any(has_query(i.schema) for i in self.inputs))
+
+    def _axes(self) -> Axes:
+        """Key axes without regard to the query axis."""
+        raise NotImplementedError
+
+    @cached_property
+    def inputs(self) -> tuple[Node, ...]:
+        """Input nodes, in field order."""
+        found: list[Node] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Node):
+                found.append(value)
+            elif isinstance(value, tuple):
+                found.extend(v for v in value if isinstance(v, Node))
+        return tuple(found)
+
+    def with_inputs(self, inputs: tuple[Node, ...]) -> Node:
+        """The same operator over other inputs, in the order of ``inputs``."""
+        rest = iter(inputs)
+        values = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Node):
+                value = next(rest)
+            elif isinstance(value, tuple) and any(isinstance(v, Node) for v in value):
+                value = tuple(next(rest) if isinstance(v, Node) else v for v in value)
+            values.append(value)
+        return type(self)(*values)
+
+    @property
+    def op(self) -> str:
+        """Name of the operator."""
+        return type(self).__name__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, f.name) for f in fields(self))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{f.name}={v.op if isinstance(v := getattr(self, f.name), Node) else v!r}"
+            for f in fields(self)
+        )
+        return f"{self.op}({shown})"
+
+
+class Scan(Node):
+    """A base relation that may change: the image, or the kernels of a layer."""
+
+    name: str
+    axes: Axes
+
+    def _axes(self) -> Axes:
+        return self.axes
+
+
+class Const(Node):
+    """A base relation that does not change. Its values are in the plan's constants, by name."""
+
+    name: str
+    axes: Axes
+
+    def _axes(self) -> Axes:
+        return self.axes
+
+
+class Domain(Node):
+    """All keys of the given axes, each with value 1. Pooling joins its input with a domain of taps."""
+
+    axes: Axes
+
+    def _axes(self) -> Axes:
+        return self.axes
+
+
+class Join(Node):
+    """Natural join of two relations under conditions that bind axes of the left one.
+
+    Output axes: the left's in order, where a bound axis gives place to the output axis of its own name
+    if there is one and vanishes otherwise (it is a function of the others); then the right's; then what
+    remains of ``axes``, which declares those that neither side has. The value is
+    ``combine(left, right)``; ``left`` ignores the right value.
+    """
+
+    left: Node
+    right: Node
+    on: tuple[Condition, ...]
+    axes: Axes
+    combine: str
+
+    def _axes(self) -> Axes:
+        bound = {condition.axis for condition in self.on}
+        right = without_query(self.right.schema)
+        new = {axis.name: axis for axis in (*right, *self.axes)}
+        out: dict[str, Axis] = {}
+        for axis in without_query(self.left.schema):
+            if axis.name not in bound:
+                out[axis.name] = axis
+            elif axis.name in new:
+                out[axis.name] = new[axis.name]
+        for axis in (*right, *self.axes):
+            out.setdefault(axis.name, axis)
+        return tuple(out.values())
+
+
+class Group(Node):
+    """Group by the axes ``by`` (in that order), aggregate over all others.
+
+    Groups are dense: a group without members has the aggregate's identity (0 for sum, -inf for max,
+    inf for min); ``mean`` divides by the number of members.
+    """
+
+    input: Node
+    by: tuple[str, ...]
+    agg: str
+
+    def _axes(self) -> Axes:
+        found = {axis.name: axis for axis in self.input.schema}
+        missing = [name for name in self.by if name not in found]
+        if missing:
+            raise PlanError(f"Group by {missing[0]}: the input has axes {names(self.input.schema)}")
+        return tuple(found[name] for name in self.by)
+
+
+class Map(Node):
+    """A scalar expression of ``v`` applied to every value."""
+
+    input: Node
+    fn: Expr
+
+    def _axes(self) -> Axes:
+        return self.input.schema
+
+
+class Union(Node):
+    """Concatenation: a union whose inputs' keys are shifted along one axis by what precedes them."""
+
+    parts: tuple[Node, ...]
+    axis: str
+
+    def _axes(self) -> Axes:
+        total = 0
+        for node in self.parts:
+            total += dict(node.schema)[self.axis] or 0
+        first = without_query(self.parts[0].schema)
+        return tuple(Axis(a.name, total if a.name == self.axis else a.extent) for a in first)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each input starts along the axis."""
+        starts, total = [], 0
+        for node in self.parts:
+            starts.append(total)
+            total += dict(node.schema)[self.axis] or 0
+        return tuple(starts)
+
+
+class Slice(Node):
+    """The tuples of a relation whose keys lie in a region; the others are absent, not zero."""
+
+    input: Node
+    at: Region
+
+    def _axes(self) -> Axes:
+        return self.input.schema
+
+
+class Rekey(Node):
+    """A bijection of keys: the axes are put in ``order``, then numbered anew, row-major, as ``axes``."""
+
+    input: Node
+    order: tuple[str, ...]
+    axes: Axes
+
+    def _axes(self) -> Axes:
+        return self.axes
+
+
+class Overlay(Node):
+    """The base relation with the values of ``patch`` in place of its own where the region ``at`` holds.
+
+    The result varies by query, since the region does. The patch may lack axes of the base: its value is
+    then the same along them.
+    """
+
+    base: Node
+    patch: Node
+    at: Region
+
+    @cached_property
+    def schema(self) -> Axes:
+        """Key axes of the base, led by the query axis."""
+        return with_query(self.base.schema, True)
+
+
+class Saved(Node):
+    """A materialized view: computed once per input, shared by all queries."""
+
+    input: Node
+
+    def _axes(self) -> Axes:
+        return self.input.schema
+
+
+class Opaque(Node):
+    """Output number ``index`` of a subgraph that the IR cannot express, run by torch. Last resort."""
+
+    args: tuple[Node, ...]
+    name: str
+    index: int
+    axes: Axes
+
+    def _axes(self) -> Axes:
+        return self.axes
+
+
+class Physical(Node):
+    """A physical operator: an implementation of the logical nodes that it stands for.
+
+    ``form`` names the implementation (a template of ``codegen/``). The join-and-group that it
+    implements is given by ``input``, ``weight``, ``on``, ``axes``, ``by``, ``combine`` and ``agg``, as in
+    Join and Group; the epilogue ``tail`` is an expression over ``v``, the aggregate's value, and over
+    ``a0``, ``a1``, ... the ``operands``, which are joined naturally.
+    """
+
+    form: str
+    input: Node
+    weight: Node
+    on: tuple[Condition, ...]
+    axes: Axes
+    by: tuple[str, ...]
+    combine: str
+    agg: str
+    tail: Expr
+    operands: tuple[Node, ...]
+    tile: int
+
+    def _axes(self) -> Axes:
+        if not self.agg:
+            return self.axes
+        joined = Join(self.input, self.weight, self.on, self.axes, self.combine)
+        return Group(joined, self.by, self.agg).schema
+
+
+LOGICAL: tuple[type[Node], ...] = (
+    Scan, Const, Domain, Join, Group, Map, Union, Slice, Rekey, Overlay, Saved, Opaque,
+)  # fmt: skip
+OPERATORS: dict[str, type[Node]] = {cls.__name__: cls for cls in (*LOGICAL, Physical)}
+
+
+def walk(*roots: Node) -> Iterator[Node]:
+    """Every node below the roots once, inputs before their readers, in a fixed order."""
+    seen: set[Node] = set()
+    stack: list[tuple[Node, bool]] = [(root, False) for root in reversed(roots)]
+    while stack:
+        node, done = stack.pop()
+        if node in seen:
+            continue
+        if done:
+            seen.add(node)
+            yield node
+            continue
+        stack.append((node, True))
+        stack.extend((i, False) for i in reversed(node.inputs) if i not in seen)
+
+
+def shape_of(node: Node) -> tuple[int, ...]:
+    """Extents of a node's axes, without the query axis."""
+    return shape(node.schema)

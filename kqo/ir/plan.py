@@ -1,0 +1,77 @@
+"""A plan: named roots over shared nodes, with the constants they read and where nodes came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kqo.ir.nodes import Const, Node, Scan, walk
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a node came from: the layer's name in the model, its kind, and the place in the source."""
+
+    layer: str
+    kind: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An immutable plan.
+
+    Attributes:
+        name: what the plan computes, for people.
+        roots: output name and node, in the model's order.
+        constants: values of the Const nodes by name, shaped as their axes.
+        origins: provenance by node; a side table, so that equal subplans stay equal.
+        dtype: the type that values are computed in, float32 or float64.
+    """
+
+    name: str
+    roots: tuple[tuple[str, Node], ...]
+    constants: Mapping[str, Array] = field(default_factory=dict)
+    origins: Mapping[Node, Origin] = field(default_factory=dict)
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "constants", MappingProxyType(dict(self.constants)))
+        object.__setattr__(self, "origins", MappingProxyType(dict(self.origins)))
+
+    def nodes(self) -> Iterator[Node]:
+        """Every node once, inputs before readers."""
+        return walk(*(node for _, node in self.roots))
+
+    @property
+    def scans(self) -> tuple[Scan, ...]:
+        """The base relations that may change, in order of first use."""
+        return tuple(n for n in self.nodes() if isinstance(n, Scan))
+
+    def readers(self) -> dict[Node, int]:
+        """For every node the number of readers: fields of other nodes that name it, and roots."""
+        count: dict[Node, int] = {}
+        for node in self.nodes():
+            for source in node.inputs:
+                count[source] = count.get(source, 0) + 1
+        for _, root in self.roots:
+            count[root] = count.get(root, 0) + 1
+        return count
+
+    def with_roots(
+        self,
+        roots: tuple[tuple[str, Node], ...],
+        constants: Mapping[str, Array] | None = None,
+        origins: Mapping[Node, Origin] | None = None,
+    ) -> Plan:
+        """The same plan over other roots; constants that are no longer read are dropped."""
+        known = {**self.constants, **(constants or {})}
+        used = {n.name for n in walk(*(r for _, r in roots)) if isinstance(n, Const)}
+        kept = {name: value for name, value in known.items() if name in used}
+        return Plan(self.name, roots, kept, {**self.origins, **(origins or {})}, self.dtype)
