@@ -8,15 +8,14 @@ aggregates over it). Convolution, pooling and normalization are no nodes: they a
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cached_property
-from typing import Any, dataclass_transform
+from typing import Any
 
 from kqo.errors import PlanError
 from kqo.ir.equations import Condition
+from kqo.ir.intern import Interned
 from kqo.ir.region import Region
 from kqo.ir.scalar import Expr
 from kqo.ir.schema import (
@@ -29,32 +28,11 @@ from kqo.ir.schema import (
     without_query,
 )
 
-_INTERNED: weakref.WeakValueDictionary[Any, Node] = weakref.WeakValueDictionary()
-_LOCK = threading.Lock()
-
 AGGREGATES = ("sum", "mean", "max", "min")
 COMBINES = ("mul", "add", "sub", "div", "max", "min", "pow", "left", "gt", "ge", "eq")
 
 
-class _Interned(type):
-    """Makes construction return the one node that is equal to what was asked for."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        node = super().__call__(*args, **kwargs)
-        key = (cls, *(getattr(node, f.name) for f in fields(node)))
-        with _LOCK:
-            return _INTERNED.setdefault(key, node)
-
-
-@dataclass_transform(frozen_default=True)
-class _NodeMeta(_Interned):
-    def __new__(mcs, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> Any:
-        return dataclass(frozen=True, eq=False, repr=False)(
-            super().__new__(mcs, name, bases, space)
-        )
-
-
-class Node(metaclass=_NodeMeta):
+class Node(metaclass=Interned):
     """Base of all plan nodes."""
 
     @cached_property
@@ -309,7 +287,7 @@ class Physical(Node):
 LOGICAL: tuple[type[Node], ...] = (
     Scan, Const, Domain, Join, Group, Map, Union, Slice, Rekey, Overlay, Saved, Opaque,
 )  # fmt: skip
-OPERATORS: dict[str, type[Node]] = {cls.__name__: cls for cls in (*LOGICAL, Physical)}
+OPERATORS: dict[str, type[Node]] = {**{cls.__name__: cls for cls in LOGICAL}, "Physical": Physical}
 
 
 def walk(*roots: Node) -> Iterator[Node]:

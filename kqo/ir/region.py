@@ -8,28 +8,47 @@ recomputed, cells outside are taken from the view.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cached_property
+from typing import Any
 
 from kqo.ir.equations import Condition
+from kqo.ir.intern import Interned
 from kqo.ir.schema import Axes
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class _Region(metaclass=Interned):
+    """Base of all region expressions: frozen and interned, as plan nodes are."""
+
+    @cached_property
+    def parts(self) -> tuple[Region, ...]:
+        """The regions that the expression is made of, one level down."""
+        of: Region | tuple[Region, ...] = getattr(self, "of", ())
+        return of if isinstance(of, tuple) else (of,)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, f.name) for f in fields(self))
+
+    def __repr__(self) -> str:
+        of = ", ".join(type(part).__name__ for part in self.parts)
+        rest = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name != "of"]
+        return f"{type(self).__name__}({', '.join([f'of={of}'] * bool(of) + rest)})"
+
+
+class Changed(_Region):
     """R(query, boxes) of a base relation: where its overlay replaces it."""
 
     relation: str
 
 
-@dataclass(frozen=True, slots=True)
-class Everything:
+class Everything(_Region):
     """All keys of a relation, for every query."""
 
     into: Axes
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(_Region):
     """The keys ``into`` of a join's output that read a key of ``of`` on its left side.
 
     ``on`` are the join's conditions, ``taps`` the axes of the join that are aggregated away. An output
@@ -42,15 +61,13 @@ class Image:
     into: Axes
 
 
-@dataclass(frozen=True, slots=True)
-class Either:
+class Either(_Region):
     """Union of regions over the same key axes."""
 
     of: tuple[Region, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Shift:
+class Shift(_Region):
     """A region moved by ``offset`` along one axis, as concatenation moves its inputs."""
 
     of: Region
@@ -59,8 +76,7 @@ class Shift:
     into: Axes
 
 
-@dataclass(frozen=True, slots=True)
-class Regroup:
+class Regroup(_Region):
     """The image of a region under Rekey(order, into): exact on axes that are kept, whole on others."""
 
     of: Region
@@ -69,8 +85,7 @@ class Regroup:
     into: Axes
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
+class Clip(_Region):
     """A region cut to at most ``tau`` of the extent of each position axis, around its centre.
 
     The projective-field threshold of Krypton (SIGMOD 2019, section 4.1); tau = 1 changes nothing.
@@ -84,17 +99,22 @@ class Clip:
 Region = Changed | Everything | Image | Either | Shift | Regroup | Clip
 
 
-def parts(region: Region) -> tuple[Region, ...]:
-    """The regions that an expression is made of, one level down."""
-    if isinstance(region, Either):
-        return region.of
-    if isinstance(region, (Changed, Everything)):
-        return ()
-    return (region.of,)
+def walk_regions(*regions: Region) -> Iterator[Region]:
+    """Every region expression below the given ones once, parts before what is made of them."""
+    seen: set[Region] = set()
+    stack: list[tuple[Region, bool]] = [(region, False) for region in reversed(regions)]
+    while stack:
+        region, done = stack.pop()
+        if region in seen:
+            continue
+        if done:
+            seen.add(region)
+            yield region
+            continue
+        stack.append((region, True))
+        stack.extend((part, False) for part in reversed(region.parts) if part not in seen)
 
 
 def is_clipped(region: Region) -> bool:
     """Whether a part of the region was clipped below tau = 1, so that results are approximate."""
-    if isinstance(region, Clip) and region.tau < 1:
-        return True
-    return any(is_clipped(part) for part in parts(region))
+    return any(isinstance(part, Clip) and part.tau < 1 for part in walk_regions(region))

@@ -28,6 +28,10 @@ class Num:
 
     value: float
 
+    def __post_init__(self) -> None:
+        if self.value != self.value:  # noqa: PLR0124  one NaN, so that equal expressions are equal
+            object.__setattr__(self, "value", math.nan)
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -59,6 +63,13 @@ def _sign(v: Any) -> Any:
     return (v > 0) - (v < 0) if v == v else v
 
 
+def _divide(a: Any, b: Any) -> Any:
+    """Division with IEEE 754's answers at zero; the quotient of two integers is a fraction."""
+    if b == 0:
+        return a * math.copysign(math.inf, b) if a else math.nan
+    return Fraction(a) / b if isinstance(a, int) and isinstance(b, int) else a / b
+
+
 def _maximum(a: Any, b: Any) -> Any:
     return a if a != a or a >= b else b
 
@@ -79,7 +90,7 @@ FUNCTIONS: dict[str, Function] = {
     "add": Function(2, lambda a, b: a + b, True, "+"),
     "sub": Function(2, lambda a, b: a - b, True, "-"),
     "mul": Function(2, lambda a, b: a * b, True, "*"),
-    "div": Function(2, lambda a, b: a / b, True, "/"),
+    "div": Function(2, _divide, True, "/"),
     "max": Function(2, _maximum, True),
     "min": Function(2, _minimum, True),
     "neg": Function(1, lambda a: -a, True),
@@ -173,6 +184,10 @@ _PRECEDENCE = {"add": 1, "sub": 1, "mul": 2, "div": 2}
 
 def format_number(value: float) -> str:
     """Shortest text that reads back as the same float."""
+    if math.isnan(value):
+        return "nan"
+    if value == 0 and math.copysign(1, value) < 0:
+        return "-0.0"
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)

@@ -1,0 +1,31 @@
+"""Interning: equal values are one object, so that comparison and hashing take constant time.
+
+Plans and regions are DAGs: a residual network reads every block's region twice, and a hash that
+walks the expression as a tree would take time exponential in the depth.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass, fields
+from typing import Any, dataclass_transform
+
+_INTERNED: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+_LOCK = threading.RLock()
+
+
+@dataclass_transform(frozen_default=True)
+class Interned(type):
+    """Metaclass of frozen dataclasses whose construction returns the one object that is equal."""
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> Any:  # noqa: D102
+        return dataclass(frozen=True, eq=False, repr=False)(
+            super().__new__(mcs, name, bases, space)
+        )
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        made = super().__call__(*args, **kwargs)
+        key = (cls, *(getattr(made, f.name) for f in fields(made)))
+        with _LOCK:
+            return _INTERNED.setdefault(key, made)
