@@ -1,0 +1,171 @@
+"""Options: how a plan may be computed, as one value that is stored with the plan."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from os import PathLike, fspath
+from types import MappingProxyType
+from typing import Any
+
+from kqo.errors import ArgumentError
+
+TARGETS = ("numpy", "cuda", "auto")
+APPROXIMATIONS = ("tau",)
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?\s*\Z")
+_MEMORY_ACCEPTED = "a positive number of bytes, or text such as '500MB' or '2GiB'"
+
+
+def parse_memory(given: object) -> int:
+    """Bytes of a memory size: a number, or text such as ``"500MB"`` (10^6) or ``"2GiB"`` (2^30).
+
+    Raises:
+        ArgumentError: for anything else, and for less than one byte.
+    """
+    count = 0.0
+    if isinstance(given, str):
+        found = _MEMORY.match(given)
+        if found and not (found[3] and not found[2]):
+            unit = _UNITS[found[2].upper()]
+            if found[3]:
+                unit = 2 ** (10 * list(_UNITS).index(found[2].upper()))
+            count = float(found[1]) * unit
+    elif _is_int(given):
+        count = float(given)  # type: ignore[arg-type]
+    if count < 1:
+        raise ArgumentError("memory", repr(given), _MEMORY_ACCEPTED)
+    return int(count)
+
+
+def _is_int(given: object) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool)
+
+
+def _check_count(name: str, given: object) -> None:
+    if given is not None and not (_is_int(given) and given >= 1):  # type: ignore[operator]
+        raise ArgumentError(name, repr(given), "a whole number from 1, or None to let kqo choose")
+
+
+def _texts(name: str, given: object, accepted: str) -> tuple[str, ...]:
+    if isinstance(given, (str, PathLike)) or not isinstance(given, (list, tuple)):
+        raise ArgumentError(name, repr(given), accepted)
+    for value in given:
+        if not isinstance(value, (str, PathLike)) or not fspath(value):
+            raise ArgumentError(name, repr(given), accepted)
+    return tuple(fspath(value) for value in given)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a plan may be computed.
+
+    Attributes:
+        tolerance: largest accepted difference from full re-inference, relative to the largest
+            output.
+        memory: bytes that a run may use for views, row numbers and buffers; a number, or text such
+            as ``"500MB"``. None: chosen from what the machine has free. Held as a number.
+        threads: worker threads. None: one per core that the process may use.
+        target: ``"numpy"``, ``"cuda"``, or ``"auto"`` for the fastest that this machine has.
+        approximations: parameters of approximate rules by name, such as ``{"tau": 0.8}``; a
+            neutral value (tau = 1) is exact. Empty: exact rules only.
+        strict: an error where a part of the model would have to run as an opaque torch call,
+            instead of running it so.
+        without: names of rules, or of rule families, that are not used.
+        rules: directories of the user's own rule files, read after the built-in ones.
+        progress: show a progress bar on stderr. None: where stderr is a terminal.
+        batch: queries per batch. None: chosen by cost within the memory.
+
+    Raises:
+        ArgumentError: for a value that is not accepted.
+    """
+
+    tolerance: float = 1e-5
+    memory: int | str | None = None
+    threads: int | None = None
+    target: str = "numpy"
+    approximations: Mapping[str, float] = field(default_factory=dict)
+    strict: bool = False
+    without: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+    progress: bool | None = None
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        if self.memory is not None:
+            object.__setattr__(self, "memory", parse_memory(self.memory))
+        if self.target not in TARGETS:
+            raise ArgumentError("target", repr(self.target), ", ".join(map(repr, TARGETS)))
+        if not isinstance(self.strict, bool):
+            raise ArgumentError("strict", repr(self.strict), "True or False")
+        if self.progress is not None and not isinstance(self.progress, bool):
+            raise ArgumentError("progress", repr(self.progress), "True, False or None")
+        without = _texts("without", self.without, "a tuple of names of rules or rule families")
+        object.__setattr__(self, "without", without)
+        object.__setattr__(self, "rules", _texts("rules", self.rules, "a tuple of directories"))
+        object.__setattr__(self, "approximations", _approximations(self.approximations))
+
+    def _check_numbers(self) -> None:
+        tolerance = self.tolerance
+        number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
+        if not number or not (0 < tolerance < math.inf):
+            raise ArgumentError("tolerance", repr(tolerance), "a positive number, such as 1e-5")
+        _check_count("threads", self.threads)
+        _check_count("batch", self.batch)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory budget in bytes, None where kqo is to choose."""
+        return None if self.memory is None else parse_memory(self.memory)
+
+    @property
+    def tau(self) -> float:
+        """Threshold of the projective field, 1 (exact) where none was asked for."""
+        return self.approximations.get("tau", 1.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, as :meth:`from_dict` takes them."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            **found,
+            "approximations": dict(self.approximations),
+            "without": list(self.without),
+            "rules": list(self.rules),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Options:
+        """Options from plain values; ArgumentError for names or values that are not accepted."""
+        known = [f.name for f in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ArgumentError("options", repr(name), ", ".join(known))
+        return cls(**values)
+
+    def __hash__(self) -> int:
+        return hash(
+            (self.tolerance, self.memory, self.target, *sorted(self.approximations.items()))
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self.to_dict(),)
+
+
+def _restore(values: dict[str, Any]) -> Options:
+    return Options.from_dict(values)
+
+
+def _approximations(given: object) -> Mapping[str, float]:
+    accepted = "a mapping from " + ", ".join(map(repr, APPROXIMATIONS)) + " to numbers"
+    if not isinstance(given, Mapping):
+        raise ArgumentError("approximations", repr(given), accepted)
+    for name, value in given.items():
+        if name not in APPROXIMATIONS:
+            raise ArgumentError("approximations", repr(name), accepted)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if name == "tau" and not (number and 0 < value <= 1):
+            raise ArgumentError("tau", repr(value), "a number above 0 and at most 1 (exact)")
+    return MappingProxyType({name: float(value) for name, value in given.items()})
