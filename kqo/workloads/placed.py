@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kqo.ir.boxes import Boxes
+from kqo.ir.schema import Axes, names
+
 Ints = NDArray[np.int64]
 
 
@@ -39,9 +42,18 @@ class Placed:
         """Number of queries."""
         return len(self.starts)
 
-    def boxes(self) -> tuple[Ints, Ints, Ints]:
-        """``(query, lo, hi)``: the relation R as columns."""
-        return self.query, self.lo, self.hi
+    def boxes(self, axes: Axes) -> Boxes:
+        """R(query, boxes) in the form that symbolic regions are evaluated in.
+
+        Args:
+            axes: key axes of the input's relation, without the query axis.
+        """
+        first = np.searchsorted(self.query, np.arange(len(self)))
+        slot = np.arange(len(self.query)) - first[self.query]
+        slots = int(slot.max()) + 1
+        lo, hi = (np.zeros((len(self), slots, len(self.shape)), dtype=np.int64) for _ in range(2))
+        lo[self.query, slot], hi[self.query, slot] = self.lo, self.hi
+        return Boxes(names(axes), lo, hi)
 
     def mask(self, query: int) -> NDArray[np.bool_]:
         """Which elements of the input a query replaces, shaped as the input."""
