@@ -1,0 +1,277 @@
+"""Train the demonstration's model and write its assets: ``python -m kqo.demo.train``.
+
+The images are made from seeds, flipped and turned at random, and partly hidden behind flat patches.
+A patch that hides the defect changes the label to ``none``, and one that leaves the defect in sight
+does not change it. So the network learns that a flat patch is no defect, and the drop of a class
+score under occlusion says what it should: here was the defect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from kqo.demo.images import ASSETS, write_images
+from kqo.demo.model import SurfaceNet, load_model, save_model
+from kqo.demo.preprocessing import preprocess
+from kqo.demo.surface import CLASSES, HELD_OUT_SEED, SIZE, TRAINING_SEED, Sample, generate
+
+Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+HIDDEN = 0.1
+"""A defect of which at most this fraction is in sight counts as hidden."""
+
+CROP = 96
+"""Side, in pixels, of the crops in the first part of the training."""
+
+VISIBLE = 0.6
+"""A defect of which at least this fraction is in sight keeps its label."""
+
+
+def make_samples(seeds: Sequence[int], processes: int = 2) -> list[Sample]:
+    """The samples of the seeds, made by several processes."""
+    with ProcessPoolExecutor(processes) as pool:
+        return list(pool.map(generate, seeds, chunksize=64))
+
+
+def occlude(rng: np.random.Generator, image: NDArray[np.float32], sample: Sample) -> int:
+    """Hide a random square of a preprocessed image (3, H, W) in place; returns the new label.
+
+    Half of the squares are centred on the defect, where there is one. A square that would leave
+    the defect half in sight is not drawn: neither label would be right.
+    """
+    visible = sample.mask
+    rows, columns = np.nonzero(visible)
+    if rows.size and rng.random() < 0.5:
+        pick = rng.integers(rows.size)
+        extent = int(max(np.ptp(rows), np.ptp(columns)))
+        if rng.random() < 0.7:
+            cy, cx = (rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2
+        else:
+            cy, cx = rows[pick], columns[pick]
+        side = int(rng.integers(10, max(20, extent + 12)))
+    else:
+        side = int(rng.integers(8, 56))
+        cy, cx = rng.integers(0, SIZE, 2)
+    top, left = max(0, int(cy) - side // 2), max(0, int(cx) - side // 2)
+    window = np.s_[top : top + side, left : left + side]
+    label = sample.label
+    if rows.size:
+        seen = 1 - np.count_nonzero(visible[window]) / rows.size
+        if HIDDEN < seen < VISIBLE:
+            return label
+        if seen <= HIDDEN:
+            label = 0
+    fill = np.zeros(3) if rng.random() < 0.7 else rng.uniform(-1.5, 1.5) + rng.normal(0, 0.2, 3)
+    image[:, window[0], window[1]] = fill.astype(np.float32)[:, None, None]
+    return label
+
+
+def crop_start(rng: np.random.Generator, sample: Sample, crop: int) -> tuple[int, int]:
+    """Top and left of a random crop that contains the whole defect, if there is one."""
+    rows, columns = np.nonzero(sample.mask)
+    start = []
+    for at in (rows, columns):
+        last = SIZE - crop
+        low, high = (max(0, at.max() + 1 - crop), min(at.min(), last)) if at.size else (0, last)
+        start.append(int(rng.integers(min(low, high), max(low, high) + 1)))
+    return start[0], start[1]
+
+
+def batches(
+    rng: np.random.Generator, samples: Sequence[Sample], size: int, crop: int
+) -> Iterator[Batch]:
+    """One epoch of augmented batches: inputs (size, 3, crop, crop) and labels (size,)."""
+    order = rng.permutation(len(samples))
+    for first in range(0, len(order) - size + 1, size):
+        inputs = np.empty((size, 3, crop, crop), dtype=np.float32)
+        labels = np.empty(size, dtype=np.int64)
+        for row, index in enumerate(order[first : first + size]):
+            sample = samples[index]
+            image = preprocess(sample.image)[0]
+            labels[row] = sample.label
+            if rng.random() < 0.6:
+                labels[row] = occlude(rng, image, sample)
+            top, left = crop_start(rng, sample, crop)
+            cut = image[:, top : top + crop, left : left + crop]
+            turned = np.rot90(cut, int(rng.integers(4)), axes=(1, 2))
+            inputs[row] = turned[:, :, ::-1] if rng.random() < 0.5 else turned
+        yield inputs, labels
+
+
+def train(
+    samples: Sequence[Sample],
+    *,
+    epochs: int,
+    seed: int = 0,
+    batch: int = 32,
+    rate: float = 3e-3,
+    bfloat16: bool = True,
+) -> SurfaceNet:
+    """A network trained by AdamW with a one-cycle schedule; returned in eval mode.
+
+    The first 3 of 5 epochs see crops of :data:`CROP` pixels: the global average dilutes a small
+    defect less there, and a step costs a third.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = SurfaceNet()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loss_of = nn.CrossEntropyLoss(label_smoothing=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
+    steps = epochs * (len(samples) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    for epoch in range(epochs):
+        began, total, right, count = time.perf_counter(), 0.0, 0, 0
+        crop = CROP if epoch < 3 * epochs // 5 else SIZE
+        model.train()
+        for inputs, labels in batches(rng, samples, batch, crop):
+            x = torch.from_numpy(inputs).to(memory_format=torch.channels_last)
+            y = torch.from_numpy(labels)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                logits = model(x)
+            loss = loss_of(logits.float(), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item() * len(y)
+            right += int((logits.argmax(1) == y).sum())
+            count += len(y)
+        seconds = time.perf_counter() - began
+        print(
+            f"epoch {epoch + 1}/{epochs}  loss {total / count:.4f}"
+            f"  accuracy {right / count:.3f}  {count / seconds:.0f} images/s",
+            flush=True,
+        )
+    return model.eval()
+
+
+@torch.inference_mode()
+def score(model: nn.Module, inputs: NDArray[np.float32], batch: int = 32) -> NDArray[np.float32]:
+    """Logits (N, 4) of preprocessed images (N, 3, H, W)."""
+    parts = [
+        model(
+            torch.from_numpy(inputs[start : start + batch]).to(memory_format=torch.channels_last)
+        ).numpy()
+        for start in range(0, len(inputs), batch)
+    ]
+    return np.concatenate(parts)
+
+
+def accuracy(model: nn.Module, samples: Sequence[Sample]) -> float:
+    """Fraction of the samples that the model classifies correctly."""
+    inputs = preprocess(np.stack([sample.image for sample in samples]))
+    labels = np.array([sample.label for sample in samples])
+    return float(np.mean(score(model, inputs).argmax(1) == labels))
+
+
+def occlusion_drop(
+    model: nn.Module, image: NDArray[np.uint8], target: int, window: int, stride: int
+) -> NDArray[np.float32]:
+    """Brute-force occlusion with the mean colour: original minus occluded score of ``target``.
+
+    Args:
+        model: the network.
+        image: uint8 (H, W, 3) with H = W.
+        target: number of the class whose score is taken.
+        window: side of the hidden square, in pixels.
+        stride: step between squares, in pixels.
+
+    Returns:
+        float32 (n, n), where n = ceil((H - window) / stride) + 1 and the last square is clipped.
+    """
+    inputs = preprocess(image)
+    starts = [i * stride for i in range(-(-(image.shape[0] - window) // stride) + 1)]
+    hidden = np.repeat(inputs, len(starts) ** 2, axis=0)
+    for query, (top, left) in enumerate((y, x) for y in starts for x in starts):
+        hidden[query, :, top : top + window, left : left + window] = 0
+    drop = score(model, inputs)[0, target] - score(model, hidden)[:, target]
+    return np.asarray(drop.reshape(len(starts), len(starts)))
+
+
+def points_at_defect(
+    drop: NDArray[np.float32], sample_mask: NDArray[np.bool_], window: int, stride: int, slack: int
+) -> bool:
+    """Whether the centre of the window with the largest drop lies within ``slack`` of the defect.
+
+    This is the pointing game of Zhang et al., *Top-down Neural Attention by Excitation Backprop*,
+    ECCV 2016; the slack is in pixels, per axis.
+    """
+    top, left = np.unravel_index(int(drop.argmax()), drop.shape)
+    y, x = (int(start) * stride + window // 2 for start in (top, left))
+    near = sample_mask[max(0, y - slack) : y + slack + 1, max(0, x - slack) : x + slack + 1]
+    return bool(near.any())
+
+
+def pointing_game(
+    model: nn.Module, samples: Sequence[Sample], window: int = 24, stride: int = 8, slack: int = 4
+) -> float:
+    """Fraction of the samples with a defect whose heatmap points at it."""
+    hits = [
+        points_at_defect(
+            occlusion_drop(model, sample.image, sample.label, window, stride),
+            sample.mask,
+            window,
+            stride,
+            slack,
+        )
+        for sample in samples
+        if sample.mask.any()
+    ]
+    return float(np.mean(hits))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, write the assets, and print how good the model is on held-out images."""
+    parser = argparse.ArgumentParser(prog="python -m kqo.demo.train", description=main.__doc__)
+    parser.add_argument("--output", type=Path, default=ASSETS, help="folder for the assets")
+    parser.add_argument("--images", type=int, default=6000, help="number of training images")
+    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--float32", action="store_true", help="train in float32, not bfloat16")
+    given = parser.parse_args(arguments)
+
+    torch.set_num_threads(given.threads)
+    began = time.perf_counter()
+    samples = make_samples(range(TRAINING_SEED, TRAINING_SEED + given.images), given.threads)
+    print(f"{len(samples)} training images in {time.perf_counter() - began:.0f} s", flush=True)
+    model = train(
+        samples,
+        epochs=given.epochs,
+        seed=given.seed,
+        batch=given.batch,
+        rate=given.rate,
+        bfloat16=not given.float32,
+    )
+
+    given.output.mkdir(parents=True, exist_ok=True)
+    weights = given.output / "surface.safetensors"
+    save_model(model, weights)
+    write_images(given.output)
+
+    model = load_model(weights)
+    held_out = make_samples(range(HELD_OUT_SEED, HELD_OUT_SEED + 800), given.threads)
+    print(f"held-out accuracy {accuracy(model, held_out):.4f} on {len(held_out)} images")
+    labels = np.array([sample.label for sample in held_out])
+    for number, name in enumerate(CLASSES):
+        chosen = [held_out[i] for i in np.nonzero(labels == number)[0]]
+        print(f"  {name:8} {accuracy(model, chosen):.4f}")
+    pointing = pointing_game(model, held_out[:48])
+    print(f"pointing game {pointing:.4f} (window 24, stride 8)")
+    print(f"{time.perf_counter() - began:.0f} s in all; assets in {given.output}")
+
+
+if __name__ == "__main__":
+    main()
