@@ -79,7 +79,27 @@ def _minimum(a: Any, b: Any) -> Any:
 
 
 def _exp(v: float) -> float:
-    return math.exp(v) if v < 709.7 else math.inf
+    return math.inf if v >= 709.7 else math.exp(v)
+
+
+def _log1p(v: float) -> float:
+    if v <= -1:
+        return -math.inf if v == -1 else math.nan
+    return math.log1p(v)
+
+
+def _rsqrt(v: float) -> float:
+    return math.inf if v == 0 else 1 / math.sqrt(v) if v >= 0 else math.nan
+
+
+def _pow(a: float, b: float) -> float:
+    odd = a < 0 and b % 2 == 1
+    try:
+        return math.pow(a, b)
+    except OverflowError:
+        return -math.inf if odd else math.inf
+    except ValueError:
+        return math.inf if a == 0 else math.nan
 
 
 def _sigmoid(v: float) -> float:
@@ -111,15 +131,15 @@ FUNCTIONS: dict[str, Function] = {
     "log": Function(
         1, lambda a: math.log(a) if a > 0 else (-math.inf if a == 0 else math.nan), False
     ),
-    "log1p": Function(1, math.log1p, False),
+    "log1p": Function(1, _log1p, False),
     "sqrt": Function(1, lambda a: math.sqrt(a) if a >= 0 else math.nan, False),
-    "rsqrt": Function(1, lambda a: 1 / math.sqrt(a) if a > 0 else math.inf, False),
-    "pow": Function(2, lambda a, b: float(a) ** float(b), False),
+    "rsqrt": Function(1, _rsqrt, False),
+    "pow": Function(2, _pow, False),
     "tanh": Function(1, math.tanh, False),
     "sigmoid": Function(1, _sigmoid, False),
     "erf": Function(1, math.erf, False),
-    "sin": Function(1, math.sin, False),
-    "cos": Function(1, math.cos, False),
+    "sin": Function(1, lambda a: math.nan if math.isinf(a) else math.sin(a), False),
+    "cos": Function(1, lambda a: math.nan if math.isinf(a) else math.cos(a), False),
 }
 
 
