@@ -35,8 +35,8 @@ def upsample(
     """The heatmap at every pixel: each cell's value stands at the centre of its window.
 
     Between the centres the values are interpolated linearly, beyond the outermost ones they are
-    held. Windows that reach over the border are clipped, and so are their centres. Pixels that no
-    window touches are NaN.
+    held. Windows that reach over the border are clipped, and so are their centres. Pixels outside
+    of the box that holds all windows are NaN.
 
     Args:
         heatmap: (gy, gx), one value per window.
@@ -67,16 +67,9 @@ def upsample(
         at = np.arange(extent)
         hats = [np.interp(at, centres, unit) for unit in np.eye(cells)]
         weights.append(np.stack(hats, axis=1))
-        touched.append((at >= starts[0]) & (at < stops[-1]) & _covered(at, starts, stops))
+        touched.append((at >= starts[0]) & (at < stops[-1]))
     values = weights[0] @ heatmap.astype(np.float64) @ weights[1].T
     return np.where(touched[0][:, None] & touched[1][None, :], values, np.nan)
-
-
-def _covered(
-    at: NDArray[np.int_], starts: NDArray[np.int_], stops: NDArray[np.int_]
-) -> NDArray[np.bool_]:
-    """Whether some window [start, stop) holds each of the positions."""
-    return np.asarray(((at[:, None] >= starts) & (at[:, None] < stops)).any(axis=1))
 
 
 def _pair(argument: str, value: Pair) -> tuple[int, int]:
@@ -236,12 +229,12 @@ def _draw_mask(axes: Axes, image: NDArray[np.uint8], mask: NDArray[np.bool_]) ->
 
 
 def _draw_colour_bar(axes: Axes, heatmap: NDArray[np.floating], label: str, top: float) -> None:
-    low, high = (top if heatmap.min() < -0.05 * top else 0.0), top
-    levels = np.linspace(-low, high, 256)
+    low = -top if heatmap.min() < -0.05 * top else 0.0
+    levels = np.linspace(low, top, 256)
     rgba = _colours(levels, top)
-    paper = 0.55
+    paper = 0.55  # a middle grey, as under the heatmap
     shown = rgba[:, :3] * rgba[:, 3:] + paper * (1 - rgba[:, 3:])
-    axes.imshow(shown[:, None, :], origin="lower", aspect="auto", extent=(0.0, 1.0, -low, high))
+    axes.imshow(shown[:, None, :], origin="lower", aspect="auto", extent=(0.0, 1.0, low, top))
     axes.set_xticks([])
     axes.yaxis.tick_right()
     axes.yaxis.set_label_position("right")
