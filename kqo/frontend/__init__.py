@@ -1,1 +1,5 @@
+"""Frontend: PyTorch models, by ``torch.export``, to logical plans."""
 
+from kqo.frontend.lower import Lowered, lower
+
+__all__ = ["Lowered", "lower"]

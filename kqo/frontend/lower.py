@@ -1,0 +1,266 @@
+"""From a model to a logical plan: one pass over the exported graph, one function per operator."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from kqo.errors import ArgumentError, PlanError
+from kqo.frontend import operators
+from kqo.frontend.context import Context
+from kqo.frontend.export import export
+from kqo.frontend.registry import TABLE
+from kqo.frontend.values import BATCH, Constant, Value, as_tensor_shaped, usual_names
+from kqo.ir.nodes import Node, Scan
+from kqo.ir.plan import Plan
+from kqo.ir.schema import Axis
+
+assert operators.LOADED, "the operators' modules register themselves when imported"
+
+_HALF = (torch.float16, torch.bfloat16)
+_IGNORED = ("aten._assert_tensor_metadata.default", "aten._assert_async.msg", "aten.sym_size.int")
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A lowered model.
+
+    Attributes:
+        plan: the logical plan; one root per tensor that the model returns.
+        notes: what the reader of results should know, in sentences.
+        output_names: names of the roots: "output" for a single tensor, the keys of a dict, and
+            "output0", "output1", ... for the elements of a tuple.
+    """
+
+    plan: Plan
+    notes: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+
+def lower(
+    model: nn.Module | ExportedProgram | str | Path,
+    example_inputs: tuple[Tensor, ...] | None = None,
+    name: str = "",
+) -> Lowered:
+    """Lower a model to a plan that computes, for one image, what the model computes for each of a batch.
+
+    Nothing is folded or optimized; operators of constants only are evaluated, since they relate nothing.
+
+    Args:
+        model: a module in eval mode, an ExportedProgram, or the path of a ``.pt2`` file.
+        example_inputs: tensors with a leading batch dimension, which fix all other extents.
+        name: of the plan; default is the class of the model, or the file's name.
+
+    Raises:
+        ArgumentError: a model in training mode, or unusable inputs.
+        ExportError: torch.export cannot export the model.
+        UnsupportedOperator: an operator that the frontend does not know, or one that mixes the
+            images of a batch.
+    """
+    program = export(model, example_inputs)
+    return _Lowering(program, name or _name_of(model)).run()
+
+
+def _name_of(model: object) -> str:
+    return Path(model).stem if isinstance(model, (str, Path)) else type(model).__name__
+
+
+class _Lowering:
+    """One pass over the graph of a program."""
+
+    def __init__(self, program: ExportedProgram, name: str) -> None:
+        self.program = program
+        self.name = name
+        self.inputs = [
+            n for n in program.graph.nodes if n.name in program.graph_signature.user_inputs
+        ]
+        self.at = Context(self._batch(), "float64" if self._is_double() else "float32")
+        self.known: dict[fx.Node, Any] = {}
+        self.half: set[torch.dtype] = set()
+
+    def _batch(self) -> int:
+        extents = set()
+        for node in self.inputs:
+            value = node.meta["val"]
+            if not isinstance(value, Tensor) or value.dim() == 0:
+                raise ArgumentError(
+                    "model", f"an input {node.name} that is no batch", "batched inputs"
+                )
+            extents.add(int(value.shape[0]))
+        if len(extents) != 1:
+            raise ArgumentError(
+                "model", f"inputs of batch sizes {sorted(extents)}", "inputs with one batch size"
+            )
+        return extents.pop()
+
+    def _is_double(self) -> bool:
+        values = [n.meta["val"] for n in self.inputs]
+        out = next(n for n in self.program.graph.nodes if n.op == "output")
+        values += [n.meta["val"] for n in out.all_input_nodes]
+        return any(isinstance(v, Tensor) and v.dtype == torch.float64 for v in values)
+
+    def run(self) -> Lowered:
+        specs = iter(self.program.graph_signature.input_specs)
+        results: Any = ()
+        for node in self.program.graph.nodes:
+            self.at.enter(node)
+            if node.op == "placeholder":
+                self.known[node] = self._placeholder(node, next(specs))
+            elif node.op == "call_function":
+                self.known[node] = self._call(node)
+            elif node.op == "get_attr":
+                found = getattr(self.program.graph_module, node.target)
+                self.known[node] = self._constant(node.name, found)
+            else:
+                results = node.args[0]
+        roots = tuple(self._roots(results))
+        plan = Plan(self.name, roots, self.at.constants, self.at.origins, self.at.dtype)
+        plan = plan.with_roots(roots)
+        return Lowered(plan, self._notes(), tuple(root for root, _ in roots))
+
+    def _placeholder(self, node: fx.Node, spec: Any) -> Any:
+        if spec.kind == InputKind.USER_INPUT:
+            shape = node.meta["val"].shape
+            dims = usual_names(len(shape))
+            label = "image" if len(self.inputs) == 1 else node.name
+            axes = tuple(Axis(str(n), int(e)) for n, e in zip(dims[1:], shape[1:], strict=True))
+            return Value(Scan(label, axes), dims)
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            state = self.program.state_dict
+            source = state if spec.target in state else self.program.constants
+            return self._constant(spec.target, source[spec.target])
+        if spec.kind == InputKind.CONSTANT_TENSOR:
+            return self._constant(spec.target, self.program.constants[spec.target])
+        return None
+
+    def _constant(self, name: str, tensor: Tensor) -> Constant:
+        tensor = tensor.detach()
+        if tensor.dtype in _HALF:
+            self.half.add(tensor.dtype)
+            tensor = tensor.float()
+        return Constant(name, tensor)
+
+    def _call(self, node: fx.Node) -> Any:
+        if node.target is operator.getitem:
+            source, index = node.args
+            assert isinstance(source, fx.Node)
+            return self.known[source][index]
+        if str(node.target) in _IGNORED:
+            return None
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), self._resolve)
+        given = pytree.tree_leaves(
+            (args, kwargs), is_leaf=lambda v: isinstance(v, (Value, Constant))
+        )
+        if not any(isinstance(v, Value) for v in given):
+            return self._evaluate(node, args, kwargs)
+        entry = TABLE.get(self.at.operator)
+        if entry is None:
+            self.at.unsupported()
+        result = entry.run(self.at, *args, **kwargs)
+        self._check(node, result)
+        made = result if isinstance(result, tuple) else (result,)
+        self.at.record(entry.kind, *(v.node for v in made if isinstance(v, Value)))
+        return result
+
+    def _resolve(self, node: fx.Node) -> Any:
+        found = self.known[node]
+        if found is None:
+            self.at.unsupported(f"it reads {node.name}, which is not expressed")
+        return found
+
+    def _evaluate(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """An operator of constants only, run by torch."""
+        target = node.target
+        if not isinstance(target, torch._ops.OpOverload):
+            self.at.unsupported()
+        if torch.Tag.nondeterministic_seeded in target.tags:
+            self.at.unsupported("it is random")
+
+        def tensor(value: Any) -> Any:
+            return value.tensor if isinstance(value, Constant) else value
+
+        args, kwargs = pytree.tree_map(
+            tensor, (args, kwargs), is_leaf=lambda v: isinstance(v, Constant)
+        )
+        if kwargs.get("dtype") in _HALF:
+            kwargs["dtype"] = torch.float32
+        with torch.no_grad():
+            result = target(*args, **kwargs)
+        if isinstance(result, (tuple, list)):
+            named = enumerate(result)
+            return tuple(self._constant(f"{node.name}.{k}", t) for k, t in named)
+        return self._constant(node.name, result) if isinstance(result, Tensor) else None
+
+    def _check(self, node: fx.Node, result: Any) -> None:
+        """That the shapes are those of the exported graph; a difference is a bug of the lowering."""
+        wanted = node.meta["val"]
+        pairs = (
+            zip(result, wanted, strict=False) if isinstance(result, tuple) else [(result, wanted)]
+        )
+        for value, tensor in pairs:
+            if not isinstance(value, Value):
+                continue
+            ranks = len(value.dims) == tensor.dim()
+            shape = tuple(
+                self.at.batch if name == BATCH else value.extent(d)
+                for d, name in enumerate(value.dims)
+            )
+            if not ranks or shape != tuple(tensor.shape):
+                raise PlanError(
+                    f"{node.target} ({node.name}): lowered to shape {shape}, "
+                    f"the exported graph has {tuple(tensor.shape)}"
+                )
+
+    def _roots(self, results: Any) -> Iterator[tuple[str, Node]]:
+        signature = self.program.graph_signature
+        user = [
+            value
+            for value, spec in zip(results, signature.output_specs, strict=True)
+            if spec.kind == OutputKind.USER_OUTPUT
+        ]
+        names = _output_names(self.program, len(user))
+        for name, node in zip(names, user, strict=True):
+            if not isinstance(node, fx.Node):
+                continue
+            self.at.enter(node)
+            value = self.known[node]
+            if value is None or isinstance(value, Constant):
+                self.at.unsupported(f"output {name} is a constant or not expressed")
+            if value.dims[:1] != (BATCH,):
+                self.at.unsupported(f"output {name} has no leading batch dimension")
+            root = as_tensor_shaped(value)
+            self.at.record("output", root)
+            yield name, root
+
+    def _notes(self) -> tuple[str, ...]:
+        kinds = sorted(str(t).removeprefix("torch.") for t in self.half)
+        return tuple(f"{kind} weights are computed in {self.at.dtype}" for kind in kinds)
+
+
+def _output_names(program: ExportedProgram, count: int) -> list[str]:
+    """A name for each tensor of the model's result, from the structure that holds it."""
+    spec = program.call_spec.out_spec
+    if count == 1 and (spec is None or spec.num_leaves != 1 or spec.type is None):
+        return ["output"]
+    if spec is None:
+        return [f"output{k}" for k in range(count)]
+    tree = pytree.tree_unflatten(list(range(count)), spec)
+    paths, _ = pytree.tree_flatten_with_path(tree)
+    return [_path_name(path) for path, _ in paths]
+
+
+def _path_name(path: tuple[Any, ...]) -> str:
+    parts = [str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", "")))) for p in path]
+    text = "_".join("".join(ch if ch.isalnum() else "_" for ch in part) for part in parts)
+    if not text:
+        return "output"
+    return text if text[0].isalpha() else f"output{text}"

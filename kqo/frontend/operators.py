@@ -1,0 +1,33 @@
+"""Imports every module that lowers operators, so that they register themselves."""
+
+from __future__ import annotations
+
+from kqo.frontend import (
+    activations,
+    convolution,
+    creation,
+    elementwise,
+    linear,
+    normalization,
+    padding,
+    pooling,
+    reductions,
+    resize,
+    shapes,
+    slices,
+)
+
+LOADED = (
+    activations,
+    convolution,
+    creation,
+    elementwise,
+    linear,
+    normalization,
+    padding,
+    pooling,
+    reductions,
+    resize,
+    shapes,
+    slices,
+)
