@@ -118,13 +118,23 @@ class Result:
         Raises:
             ArgumentError: for an unknown output or target.
         """
-        values, original = self._target_scores(target, probability, output)
-        drops = original[:, None] - values
+        drops = np.atleast_2d(self.drops(target, probability, output))
         weights = _painted(self.workload, np.ones(len(self.workload)))
-        found = np.full((len(values), *self.workload.shape), np.nan, dtype=np.float32)
+        found = np.full((len(drops), *self.workload.shape), np.nan, dtype=np.float32)
         for image, drop in enumerate(drops):
             total = _painted(self.workload, drop)
             np.divide(total, weights, out=found[image], where=weights > 0, casting="same_kind")
+        return found if self.many else found[0]
+
+    def drops(
+        self, target: Target = None, probability: bool = False, output: str | None = None
+    ) -> NDArray[np.float64]:
+        """By how much each query lowers the target's score, (positions) or (N, positions).
+
+        Takes what :meth:`heatmap` takes, and raises what it raises of targets and outputs.
+        """
+        values, original = self._target_scores(target, probability, output)
+        found = original[:, None] - values
         return found if self.many else found[0]
 
     def predicted(self, output: str | None = None) -> NDArray[np.int64]:
@@ -201,18 +211,25 @@ class Result:
             if original.ndim == 1:
                 raise ArgumentError("probability", "a model with one number as output", "classes")
             scores, original = _softmax(scores), _softmax(original)
-        extents = original.shape[1:]
         scores = scores.reshape(*scores.shape[:2], -1)
         original = original.reshape(len(original), -1)
-        if target is None:
-            chosen = np.atleast_1d(self.predicted(output))
-        else:
-            chosen = np.full(len(original), self._column(target, extents))
+        chosen = self._chosen(target, output)
         images = np.arange(len(original))
         return (
             scores[images, :, chosen].astype(np.float64),
             original[images, chosen].astype(np.float64),
         )
+
+    def _chosen(self, target: Target, output: str | None) -> NDArray[np.int64]:
+        """For each image the target's number among the output's values, row-major."""
+        if target is None:
+            return np.atleast_1d(self.predicted(output))
+        _, original = self._output(output)
+        return np.full(len(original), self._column(target, original.shape[1:]), dtype=np.int64)
+
+    def target_class(self, target: Target = None, output: str | None = None) -> int:
+        """The number of the class that a target means for the first image."""
+        return int(self._chosen(target, output)[0])
 
     def _column(self, target: int | str | Sequence[int], extents: tuple[int, ...]) -> int:
         """Number of the target among an output's values, row-major."""

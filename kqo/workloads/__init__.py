@@ -7,11 +7,12 @@ from typing import Any
 
 from kqo.errors import ArgumentError
 from kqo.workloads.base import Workload, unpack
+from kqo.workloads.changed import changed_inputs
 from kqo.workloads.occlusion import Occlusion
 from kqo.workloads.placed import Placed
 from kqo.workloads.regions import Regions
 
-__all__ = ["Occlusion", "Placed", "Regions", "Workload", "from_dict"]
+__all__ = ["Occlusion", "Placed", "Regions", "Workload", "changed_inputs", "from_dict"]
 
 KINDS: dict[str, type[Occlusion] | type[Regions]] = {"occlusion": Occlusion, "regions": Regions}
 

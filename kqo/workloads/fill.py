@@ -48,10 +48,10 @@ def check_fill(given: object) -> float | str | Array:
 def check_fill_shape(fill: Fill, extents: tuple[int, ...]) -> None:
     """Raises ArgumentError where a fill does not broadcast to an input of the given shape."""
     if not isinstance(fill, (float, str)):
-        _aligned(np.asarray(fill, dtype=np.float32), extents)
+        aligned(np.asarray(fill, dtype=np.float32), extents)
 
 
-def _aligned(fill: Array, extents: tuple[int, ...]) -> Array:
+def aligned(fill: Array, extents: tuple[int, ...]) -> Array:
     """The fill with one axis per axis of the input: its own extent, or 1 where it does not vary."""
     rank = len(extents)
     if fill.ndim == 1 and rank > 1:
@@ -90,7 +90,7 @@ def fill_node(
     name = _fresh("fill", taken)
     if isinstance(fill, float):
         return Const(name, ()), {name: np.asarray(fill, dtype=np.float32)}
-    values = _aligned(np.asarray(fill, dtype=np.float32), shape(scan.axes))
+    values = aligned(np.asarray(fill, dtype=np.float32), shape(scan.axes))
     axes = tuple(a for a, n in zip(scan.axes, values.shape, strict=True) if n > 1)
     return Const(name, axes), {name: values.reshape(shape(axes))}
 
@@ -111,16 +111,21 @@ def _blur(scan: Scan, taken: Mapping[str, object]) -> tuple[Node, dict[str, NDAr
     node: Node = scan
     constants: dict[str, NDArray[np.generic]] = {}
     for axis in scan.axes[1:]:
-        extent = axis.extent or 1
-        radius = min(int(3 * BLUR_SIGMA), extent - 1)
-        taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / BLUR_SIGMA) ** 2)
-        inside = np.convolve(np.ones(extent), taps)[radius : radius + extent]
+        taps, inside = gaussian(axis.extent or 1)
         tap = Axis(f"k{axis.name}", len(taps))
         kernel = Const(_fresh(f"fill_taps_{axis.name}", taken), (tap,))
         weight = Const(_fresh(f"fill_weight_{axis.name}", taken), (axis,))
         constants[kernel.name] = taps.astype(np.float32)
         constants[weight.name] = inside.astype(np.float32)
-        on = (window(axis.name, tap.name, padding=radius),)
+        on = (window(axis.name, tap.name, padding=len(taps) // 2),)
         joined = Join(node, kernel, on, (axis,), "mul")
         node = Join(Group(joined, names(scan.axes), "sum"), weight, (), (), "div")
     return node, constants
+
+
+def gaussian(extent: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Taps of the blur along an axis, and for each element the weight of those inside the input."""
+    radius = min(int(3 * BLUR_SIGMA), extent - 1)
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / BLUR_SIGMA) ** 2)
+    inside = np.convolve(np.ones(extent), taps)[radius : radius + extent]
+    return taps, inside

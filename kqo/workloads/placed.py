@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,14 @@ from kqo.ir.boxes import Boxes
 from kqo.ir.schema import Axes, names
 
 Ints = NDArray[np.int64]
+
+
+class Lattice(NamedTuple):
+    """Evenly spaced window starts: how many, the first one, and the step, on each window axis."""
+
+    shape: tuple[int, ...]
+    origin: tuple[int, ...]
+    step: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +63,21 @@ class Placed:
         lo, hi = (np.zeros((len(self), slots, len(self.shape)), dtype=np.int64) for _ in range(2))
         lo[self.query, slot], hi[self.query, slot] = self.lo, self.hi
         return Boxes(names(axes), lo, hi)
+
+    def lattice(self) -> Lattice | None:
+        """The lattice that the starts fill in row-major order, None where they fill none."""
+        values = [np.unique(column) for column in self.starts.T]
+        steps = [np.diff(column) for column in values]
+        if any(len(step) and (step != step[0]).any() for step in steps):
+            return None
+        whole = np.stack(np.meshgrid(*values, indexing="ij"), axis=-1).reshape(-1, len(values))
+        if whole.shape != self.starts.shape or (whole != self.starts).any():
+            return None
+        return Lattice(
+            tuple(len(column) for column in values),
+            tuple(int(column[0]) for column in values),
+            tuple(int(step[0]) if len(step) else 1 for step in steps),
+        )
 
     def mask(self, query: int) -> NDArray[np.bool_]:
         """Which elements of the input a query replaces, shaped as the input."""

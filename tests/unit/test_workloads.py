@@ -7,12 +7,13 @@ import torch
 from captum.attr import Occlusion as CaptumOcclusion
 
 from kqo.errors import ArgumentError, KqoError
+from kqo.ir.interpret import interpret
 from kqo.ir.nodes import Const, Group, Map, Overlay, Saved, Scan, walk
 from kqo.ir.plan import Origin, Plan
 from kqo.ir.region import Changed
 from kqo.ir.scalar import RELU
 from kqo.ir.schema import axes_of, has_query
-from kqo.workloads import Occlusion, Placed, Regions, from_dict
+from kqo.workloads import Occlusion, Placed, Regions, changed_inputs, from_dict
 
 
 def plan_over(scan: Scan) -> Plan:
@@ -221,6 +222,14 @@ def test_boxes_are_padded_with_empty_ones():
     assert boxes.lo[0, 1].tolist() == [0, 2, 1] and boxes.hi[0, 1].tolist() == [1, 4, 4]
 
 
+def test_lattices():
+    assert Occlusion(4, 2).resolve((3, 16, 12)).lattice() == ((7, 5), (0, 0), (2, 2))
+    part = Occlusion(4, 2, roi=((3, 8), (6, 7))).resolve((3, 16, 16))
+    assert part.lattice() == ((2, 1), (4, 6), (2, 1))
+    for starts in ([[0, 0], [1, 1]], [[0, 1], [0, 0]], [[0, 0], [0, 1], [0, 3]]):
+        assert Occlusion(4, 2, positions=starts).resolve((3, 16, 16)).lattice() is None
+
+
 def test_take_keeps_boxes_with_their_queries():
     placed = Regions([[((0, 1),), ((2, 3),)], [((1, 2),)], [((3, 4),), ((0, 2),)]]).resolve((1, 4))
     part = placed.take(np.array([2, 0]))
@@ -292,6 +301,24 @@ def test_named_fills_are_plans_over_the_untouched_image():
         (patch,) = (n.patch for n in plan.nodes() if isinstance(n, Overlay))
         assert not has_query(patch.schema) and scan in set(walk(patch))
         assert {n.name for n in walk(patch) if isinstance(n, Const)} <= set(plan.constants)
+
+
+@pytest.mark.parametrize("fill", ["mean", "blur", 0.5, [0.1, 0.2], np.arange(20.0).reshape(5, 4)])
+def test_plans_and_written_out_inputs_agree(fill):
+    """The overlay, by the reference interpreter, holds the inputs that re-inference is given."""
+    scan = Scan("image", axes_of(c=2, y=5, x=4))
+    workload = Occlusion(2, 2, fill=fill)
+    image = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
+    plan = workload.apply(Plan("p", (("out", scan),)))
+    placed = workload.resolve(image.shape)
+    numbers = np.arange(len(placed))
+    expected = changed_inputs(workload, image, numbers)
+    boxes = [
+        [tuple(zip(placed.lo[n].tolist(), placed.hi[n].tolist(), strict=True))] for n in numbers
+    ]
+    found = interpret(plan, {"image": image}, {"image": boxes})["out"]
+    np.testing.assert_allclose(np.asarray(found, dtype=np.float64), expected, atol=1e-6)
+    assert (expected != image).any()
 
 
 @pytest.mark.parametrize(

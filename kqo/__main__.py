@@ -1,0 +1,73 @@
+"""The ``kqo`` command: runs the command line and turns errors into one line and an exit code.
+
+Exit codes: 0 done; 1 an error of kqo's own making; 2 wrong arguments or input; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+DEBUG = "--debug"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: as the shell gives them, without the program's name. None: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG in given
+    try:
+        return _run([word for word in given if word != DEBUG])
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(*_explained(error))
+
+
+def _run(arguments: list[str]) -> int:
+    from kqo.cli import app
+
+    code = app(arguments, prog_name="kqo", standalone_mode=False)
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """What to print of an error, and the exit code."""
+    from typer import Abort
+
+    from kqo.errors import KqoError
+
+    if isinstance(error, KqoError):
+        return str(error), 2
+    if isinstance(error, Abort):
+        return "interrupted", 130
+    # Typer raises the errors of click, or of the copy of click that newer versions hold.
+    words = getattr(error, "format_message", None)
+    if words is not None:
+        return f"{words()} (see --help)", int(getattr(error, "exit_code", 2))
+    text = f"{type(error).__name__}: {error}".strip()
+    return f"{text} (this should not happen; {DEBUG} shows the traceback)", 1
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"kqo: error: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""``kqo bench``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kqo.cli.arguments import (
+    ImageArguments,
+    ModelArguments,
+    PlanArguments,
+    WorkloadArguments,
+    steps,
+)
+from kqo.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kqo.interop.models import Resolved
+
+
+def bench(
+    *,
+    model: ModelArguments,
+    workload: WorkloadArguments,
+    plan: PlanArguments,
+    images: ImageArguments,
+    image: Annotated[
+        Path | None, typer.Option(help="Image to run on (default: smooth noise).", metavar="FILE")
+    ] = None,
+    batches: Annotated[
+        str, typer.Option(help="Batch sizes that dense engines may choose from.")
+    ] = "1,2,4,8,16,32",
+    sample: Annotated[
+        int, typer.Option(help="Positions that dense engines run and errors are taken at.", min=1)
+    ] = 64,
+    repeats: Annotated[int, typer.Option(help="Rounds; figures are medians.", min=1)] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time a plan side by side with PyTorch (and ONNX Runtime, where installed), in one run."""
+    asked, options = workload.workload(), plan.options()
+    sizes = steps("batches", batches)
+    sizes = (sizes,) if isinstance(sizes, int) else sizes
+    if min(sizes) < 1:
+        raise ArgumentError("batches", batches, "whole numbers from 1")
+    import torch
+
+    import kqo
+    from kqo.bench import measure
+
+    found = model.resolve()
+    asked.resolve(found.shape)
+    tensor = _image(found, images, image)
+    example = (torch.zeros((1, *found.shape)),)
+    made = kqo.compile(found.model, example, asked, options=options, name=found.name)
+    report = measure(
+        made,
+        found.module,
+        tensor,
+        workload=asked,
+        batches=sizes,
+        sample=sample,
+        repeats=repeats,
+        threads=options.threads,
+    )
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(report.table())
+
+
+def _image(model: Resolved, arguments: ImageArguments, path: Path | None) -> NDArray[np.float32]:
+    """The image (C, H, W) to run on: a file, or noise that is smooth as images are."""
+    import numpy as np
+
+    if path is not None:
+        from kqo.interop.images import load_image
+
+        preprocess = arguments.preprocess(model.shape)
+        if preprocess is None:
+            raise ArgumentError("image", path, f"no image for inputs of shape {model.shape}")
+        return np.asarray(load_image(path, preprocess)[0])
+    noise = np.random.default_rng(0).normal(size=model.shape)
+    for axis in range(1, len(model.shape)):
+        noise = (np.roll(noise, 1, axis) + noise + np.roll(noise, -1, axis)) / 3
+    return np.asarray(noise / noise.std(), dtype=np.float32)

@@ -1,0 +1,195 @@
+"""``kqo explain``, ``kqo compile`` and ``kqo run``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kqo.cli.arguments import (
+    ImageArguments,
+    ModelArguments,
+    PlanArguments,
+    WorkloadArguments,
+)
+from kqo.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kqo.api import CompiledPlan
+    from kqo.interop.preprocess import Preprocess
+    from kqo.runtime.result import Result
+
+
+def explain(model: ModelArguments, workload: WorkloadArguments, plan: PlanArguments) -> None:
+    """Print the plan of a model: operators, delta regions, costs, and the rules that fired."""
+    typer.echo(compiled(model, workload, plan, None).explain())
+
+
+def compile_(
+    *,
+    model: ModelArguments,
+    workload: WorkloadArguments,
+    plan: PlanArguments,
+    images: ImageArguments,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The plan file to write.", metavar="F.kqo")
+    ] = None,
+    source: Annotated[bool, typer.Option("--source", help="Print the source that runs.")] = False,
+) -> None:
+    """Compile a model to a plan file, or print the source of its plan."""
+    if output is None and not source:
+        raise ArgumentError("compile", "neither -o nor --source", "-o F.kqo, --source, or both")
+    if output is not None:
+        writable(output)
+    made = compiled(model, workload, plan, images)
+    if source:
+        typer.echo(made.source)
+    if output is not None:
+        made.save(output)
+        typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB", err=source)
+
+
+def run(
+    *,
+    plan: Annotated[Path, typer.Argument(help="A plan file of kqo compile.", metavar="F.kqo")],
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or .npy.", metavar="IMAGE...")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the results.", metavar="DIR")
+    ],
+    target: Annotated[
+        str | None, typer.Option("--class", help="Class to explain (default: the predicted one).")
+    ] = None,
+    probability: Annotated[
+        bool, typer.Option("--probability", help="Heatmaps of probabilities, not of scores.")
+    ] = False,
+    verify: Annotated[
+        int, typer.Option(help="Check this many sampled queries by full re-inference.", min=0)
+    ] = 0,
+) -> None:
+    """Run a plan: a heatmap (PNG) and scores (.npz) per image, and a summary (summary.json)."""
+    import kqo
+    from kqo.interop.images import load_image
+
+    loaded = kqo.load(plan)
+    preprocess = preprocess_of(loaded)
+    # Every image is read before the first is run: an error should not come after minutes of work.
+    inputs = [load_image(path, preprocess) for path in images]
+    folder(output)
+    wanted = int(target) if target is not None and target.lstrip("-").isdigit() else target
+    summaries: dict[str, Any] = {}
+    for path, stem, image in zip(images, stems(images), inputs, strict=True):
+        result = loaded.run(image[0], verify=verify)
+        result.to_npz(output / f"{stem}.npz")
+        draw(
+            result,
+            preprocess,
+            image[0],
+            output / f"{stem}.png",
+            name=path.name,
+            target=wanted,
+            probability=probability,
+        )
+        summaries[path.name] = {"files": [f"{stem}.png", f"{stem}.npz"], **result.summary()}
+        first = summaries[path.name]["images"][0]
+        typer.echo(f"{path}: {first['class_name']} {first['score']:.4g}, {output / stem}.png")
+    text = json.dumps({"plan": plan.name, "results": summaries}, indent=2)
+    (output / "summary.json").write_text(text + "\n", encoding="utf-8")
+
+
+def compiled(
+    model: ModelArguments,
+    workload: WorkloadArguments,
+    plan: PlanArguments,
+    images: ImageArguments | None,
+) -> CompiledPlan:
+    """The plan that a command line asks for; cheap checks come before the model is made."""
+    asked, options = workload.workload(), plan.options()
+    import torch
+
+    import kqo
+
+    found = model.resolve()
+    asked.resolve(found.shape)
+    preprocess = None if images is None else images.preprocess(found.shape)
+    example = (torch.zeros((1, *found.shape)),)
+    return kqo.compile(
+        found.model, example, asked, options=options, name=found.name, preprocess=preprocess
+    )
+
+
+def preprocess_of(plan: CompiledPlan) -> Preprocess:
+    """A plan's own preprocessing, or one that only says the shape of its input."""
+
+    if plan.preprocess is not None:
+        return plan.preprocess
+    raise ArgumentError("plan", f"{plan.name}, without preprocessing", "a plan of kqo compile")
+
+
+def draw(
+    result: Result,
+    preprocess: Preprocess,
+    image: NDArray[np.float32],
+    path: Path,
+    *,
+    name: str,
+    target: int | str | None,
+    probability: bool,
+) -> None:
+    """Write the picture of one image's heatmap: how far hiding each place lowers the score."""
+    import numpy as np
+
+    from kqo.explain.picture import draw_heatmap
+
+    placed = result.workload
+    number = result.target_class(target)
+    window = tuple(int(n) for n in (placed.hi - placed.lo).max(axis=0)[-2:])
+    drops = result.drops(target, probability)
+    lattice = placed.lattice()
+    if lattice is not None and placed.starts.shape[1] == 2:
+        heat, origin, stride = drops.reshape(lattice.shape), lattice.origin, lattice.step
+    else:
+        # No grid of positions: the average per pixel shows the same, pixel by pixel.
+        per_pixel = np.nan_to_num(result.attribution(target, probability))
+        heat, origin, stride = per_pixel.mean(axis=0), (0, 0), (1, 1)
+        window = (1, 1)
+    original = result.original.reshape(-1)[number]
+    draw_heatmap(
+        preprocess.picture(image),
+        heat,
+        path,
+        window=window,  # type: ignore[arg-type]
+        stride=stride,  # type: ignore[arg-type]
+        origin=origin,  # type: ignore[arg-type]
+        title=f"{name}: {result.class_name(number)}",
+        subtitle=f"score {original:.4g}, {len(placed)} positions",
+    )
+
+
+def stems(paths: list[Path]) -> list[str]:
+    """Names of result files without ending; equal ones are told apart by a number."""
+    seen: dict[str, int] = {}
+    found = []
+    for path in paths:
+        seen[path.stem] = seen.get(path.stem, 0) + 1
+        found.append(path.stem if seen[path.stem] == 1 else f"{path.stem}-{seen[path.stem]}")
+    return found
+
+
+def folder(path: Path) -> None:
+    """Make a folder for results; ArgumentError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        given = f"{path} ({error.strerror})"
+        raise ArgumentError("output", given, "a folder that can be written") from None
+
+
+def writable(path: Path) -> None:
+    """ArgumentError where no file can be written, before the work is done."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ArgumentError("output", f"{path}", "a file in a folder that exists")
