@@ -71,7 +71,7 @@ class Context:
         return self._at.name
 
     def const(self, constant: Constant, axes: Sequence[tuple[str, int]]) -> Const:
-        """A Const node over the given axes; the values are shared with the tensor where types agree."""
+        """A Const node over the given axes; values are shared with the tensor where types agree."""
         shape = tuple(extent for _, extent in axes)
         tensor = constant.tensor.detach()
         identity = (tensor.data_ptr(), tensor.stride(), tuple(tensor.shape), shape)
@@ -144,7 +144,7 @@ class Context:
         )
 
     def layer(self) -> str:
-        """Qualified name of the module that the operator at hand belongs to; empty for the model."""
+        """Qualified name of the module that the operator belongs to; empty for the model."""
         stack = (self._at.meta.get("nn_module_stack") if self._at is not None else None) or {}
         qualified = [entry[0] for entry in stack.values() if isinstance(entry, tuple)]
         return str(qualified[-1]).removeprefix("L['self'].") if qualified else ""

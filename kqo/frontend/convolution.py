@@ -16,7 +16,7 @@ Ints = int | Sequence[int]
 
 
 class Window(NamedTuple):
-    """One axis of a window: ``padding`` is before the first element, ``out`` the output's extent."""
+    """One axis of a window: ``padding`` is before the first element, ``out`` the new extent."""
 
     kernel: int
     stride: int
@@ -44,7 +44,7 @@ def conv(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> Value:
-    """Convolution: join input and kernel where ``x_in = stride*x + dilation*k - padding``, and sum."""
+    """Join input and kernel where ``x_in = stride*x + dilation*k - padding``, and sum."""
     kernel = at.constant(weight, "the kernel")
     sizes = tuple(kernel.tensor.shape[2:])
     rank = len(sizes)
@@ -120,7 +120,7 @@ def conv_transpose(
     groups: int = 1,
     dilation: Ints = 1,
 ) -> Value:
-    """Transposed convolution: the join ``stride*x_in = x - dilation*k + padding``, and sum."""
+    """Join input and kernel where ``stride*x_in = x - dilation*k + padding``, and sum."""
     kernel = at.constant(weight, "the kernel")
     sizes = tuple(kernel.tensor.shape[2:])
     rank = len(sizes)

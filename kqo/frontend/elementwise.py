@@ -50,8 +50,8 @@ def identity(at: Context, x: Value, p: float = 0.0, train: bool = False, **_: An
 
 
 @lowers(
-    "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", "aten.to.other", "aten.type_as.default",
-    "aten._to_copy.default",
+    "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", "aten.to.other",
+    "aten.type_as.default", "aten._to_copy.default",
     kind="cast",
 )  # fmt: skip
 def cast(at: Context, x: Value, *_: Any, **__: Any) -> Value:

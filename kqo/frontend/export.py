@@ -49,7 +49,8 @@ def export(model: object, example_inputs: tuple[Tensor, ...] | None) -> Exported
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return program.run_decompositions({})
+        functional: ExportedProgram = program.run_decompositions({})
+    return functional
 
 
 def _load(path: Path) -> ExportedProgram:
@@ -90,7 +91,7 @@ def _check_inputs(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _batched(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inputs at the batch size of the export, in the model's floating type and on its device."""
+    """The inputs at the batch size of the export, of the model's type and on its device."""
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     out = []
     for tensor in inputs:
@@ -122,7 +123,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _fixed(program: ExportedProgram, inputs: tuple[Tensor, ...] | None) -> ExportedProgram:
-    """The program itself, or exported anew at fixed extents where some of its extents are symbols."""
+    """The program itself, or exported anew at fixed extents where some are symbols."""
     symbolic = any(
         not isinstance(extent, int)
         for node in program.graph.nodes

@@ -31,7 +31,7 @@ def linear(at: Context, x: Operand, weight: Operand, bias: Operand | None = None
 
 
 def contract(at: Context, value: Value, dim: int, weight: Constant) -> Value:
-    """Replace a dimension by the rows of a weight (out, in): ``sum over i of weight[o, i] * x[i]``."""
+    """A dimension times a weight (out, in): ``sum over i of weight[o, i] * x[i]``."""
     value = give_axes(value, {dim: feature(None, value.dims)})
     old = value.dims[dim]
     assert old is not None

@@ -51,9 +51,9 @@ def lower(
     example_inputs: tuple[Tensor, ...] | None = None,
     name: str = "",
 ) -> Lowered:
-    """Lower a model to a plan that computes, for one image, what the model computes for each of a batch.
+    """Lower a model to a plan that computes for one image what the model does for each of a batch.
 
-    Nothing is folded or optimized; operators of constants only are evaluated, since they relate nothing.
+    Nothing is folded or optimized; operators of constants only are evaluated: they relate nothing.
 
     Args:
         model: a module in eval mode, an ExportedProgram, or the path of a ``.pt2`` file.
@@ -201,7 +201,7 @@ class _Lowering:
         return self._constant(node.name, result) if isinstance(result, Tensor) else None
 
     def _check(self, node: fx.Node, result: Any) -> None:
-        """That the shapes are those of the exported graph; a difference is a bug of the lowering."""
+        """That shapes are those of the exported graph; a difference is a bug of the lowering."""
         wanted = node.meta["val"]
         pairs = (
             zip(result, wanted, strict=False) if isinstance(result, tuple) else [(result, wanted)]

@@ -86,27 +86,24 @@ def pad(
         if min(before, after) < 0:
             start, end = max(-before, 0), x.extent(d) - max(-after, 0)
             x = take(x, d, start, end - start)
-        before, after = max(before, 0), max(after, 0)
-        if mode == "reflect":
-            x = _reflect(x, d, before, after)
-        elif mode == "replicate":
-            last = x.extent(d) - 1
-            x = take_each(
-                x, d, [min(max(k - before, 0), last) for k in range(last + 1 + before + after)]
-            )
-        elif mode == "circular":
-            parts = [take(x, d, x.extent(d) - before, before)] if before else []
-            parts += [x, *([take(x, d, 0, after)] if after else [])]
-            x = concatenate(parts, d)
-        else:
-            at.unsupported(f"padding mode {mode}")
+        x = _bordered(at, x, d, mode, max(before, 0), max(after, 0))
     return x
 
 
-def _reflect(x: Value, d: int, before: int, after: int) -> Value:
-    """The border mirrored, without repeating the outermost element."""
-    parts = [take(x, d, before, before, -1)] if before else []
-    parts += [x, *([take(x, d, x.extent(d) - 2, after, -1)] if after else [])]
+def _bordered(at: Context, x: Value, d: int, mode: str, before: int, after: int) -> Value:
+    """A dimension with a border made of its own elements."""
+    extent = x.extent(d)
+    if mode == "replicate":
+        index = range(-before, extent + after)
+        return take_each(x, d, [min(max(k, 0), extent - 1) for k in index])
+    if mode == "reflect":  # mirrored, without repeating the outermost element
+        first, last, step = before, extent - 2, -1
+    elif mode == "circular":
+        first, last, step = extent - before, 0, 1
+    else:
+        at.unsupported(f"padding mode {mode}")
+    parts = [take(x, d, first, before, step)] if before else []
+    parts += [x, *([take(x, d, last, after, step)] if after else [])]
     return concatenate(parts, d)
 
 

@@ -29,8 +29,8 @@ def _windows(
 ) -> tuple[Window, ...]:
     """The window along each of the last dimensions.
 
-    With ceil mode the last window may run over the end, but must start inside the input or the padding
-    before it.
+    With ceil mode the last window may run over the end, but must start inside the input or the
+    padding before it.
     """
     kernels = spread(kernel, rank)
     strides = kernels if stride is None or stride == [] else spread(stride, rank)
@@ -146,10 +146,10 @@ for _rank in (1, 2, 3):
 def _adaptive(
     at: Context, x: Value, size: Ints | Sequence[int | None], rank: int, agg: str
 ) -> Value:
-    """Pool so that the output has a given size: cell k covers ``floor(k*n/m)`` to ``ceil((k+1)*n/m)``.
+    """Pool to a given size: cell k of m covers ``floor(k*n/m)`` to ``ceil((k+1)*n/m)``.
 
-    Along a dimension that is reduced to one cell this is a plain group, where the size divides it is
-    a window, otherwise the ends of the windows are a table.
+    Along a dimension that is reduced to one cell this is a plain group, where the size divides it
+    is a window, otherwise the ends of the windows are a table.
     """
     wanted = (size,) * rank if isinstance(size, int) else tuple(size)
     on: list[Condition] = []

@@ -21,9 +21,9 @@ TABLE: dict[str, Lowering] = {}
 def lowers(*operators: str, kind: str = "") -> Callable[[_F], _F]:
     """Register a function for ATen operators such as ``aten.relu.default``.
 
-    It is called as ``run(context, *args, **kwargs)`` with the operator's own arguments, where tensors
-    are Value or Constant and at least one is a Value; it returns a Value, a Constant, or a tuple of
-    such for operators with several results (None for one that cannot be expressed).
+    It is called as ``run(context, *args, **kwargs)`` with the operator's own arguments, where
+    tensors are Value or Constant and at least one is a Value; it returns a Value, a Constant, or a
+    tuple of such for operators with several results (None for one that cannot be expressed).
     """
 
     def register(run: _F) -> _F:

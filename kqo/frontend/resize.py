@@ -1,8 +1,8 @@
 """Resizing: each output position reads a short window of the input, with weights.
 
-Where the windows lie and what they weigh is found by applying PyTorch's own operator to probes along
-one axis at a time: positions themselves for nearest, unit vectors for the linear kinds. So every option
-(align_corners, scale factors) means what it means there.
+Where the windows lie and what they weigh is found by applying PyTorch's own operator to probes
+along one axis at a time: positions themselves for nearest, unit vectors for the linear kinds. So
+every option (align_corners, scale factors) means what it means there.
 """
 
 from __future__ import annotations

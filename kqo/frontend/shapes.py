@@ -1,7 +1,7 @@
 """Operators that only name elements differently: reshape, permute, squeeze, expand and kin.
 
-A permute reorders the dimensions of a value and makes no node. A reshape is a Rekey of the dimensions
-that it merges or splits; the others keep their axes, and so their regions stay exact.
+A permute reorders the dimensions of a value and makes no node. A reshape is a Rekey of the
+dimensions that it merges or splits; the others keep their axes, and so their regions stay exact.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ def _matched(at: Context, operands: Sequence[Operand], dim: int) -> list[Value]:
 
 
 def concatenate(parts: Sequence[Value], dim: int) -> Value:
-    """The union of parts that have the same axes, the keys of each shifted behind the one before."""
+    """The union of parts of the same axes, the keys of each shifted behind the one before."""
     first = parts[0]
     name = first.dims[dim]
     assert name is not None

@@ -1,8 +1,8 @@
 """What an edge of the exported graph carries while it is lowered: a relation or a constant tensor.
 
 A relation has no order of axes that matters and no batch axis; a tensor has both. A :class:`Value`
-keeps, for each dimension of the tensor, which axis of the relation it is, so that a permute is only a
-reordering of names, and a dimension of extent 1 that keepdim or unsqueeze made needs no axis at all.
+keeps, for each dimension of the tensor, which axis of the relation it is, so that a permute is only
+a reordering of names, and a dimension of extent 1 that keepdim or unsqueeze made needs no axis.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BATCH = "*"
 """Stands for the batch dimension among the dimensions of a value. No axis can have this name."""
 
 Dim = str | None
-"""A dimension of a tensor: :data:`BATCH`, the name of an axis, or None for extent 1 without an axis."""
+"""A dimension: :data:`BATCH`, the name of an axis, or None for extent 1 without an axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A tensor that does not depend on the model's inputs: a parameter, a buffer, or made of such."""
+    """A tensor that does not depend on the inputs: a parameter, a buffer, or made of such."""
 
     name: str
     tensor: Tensor
