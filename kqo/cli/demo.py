@@ -31,7 +31,7 @@ def demo(
         Path, typer.Option("--output", "-o", help="The picture to write.", metavar="FILE")
     ] = Path("kqo-demo.png"),
 ) -> None:
-    """Find a defect on a surface: compile, explain, run, check against PyTorch, draw. No network."""
+    """Find a defect: compile, explain, run, check against PyTorch, draw. Needs no network."""
     writable(output)
     import time
 

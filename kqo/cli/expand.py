@@ -43,7 +43,7 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
         command(**given)
 
     plain = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-    expanded.__signature__ = inspect.Signature(plain)  # type: ignore[attr-defined]
+    expanded.__signature__ = inspect.Signature(plain)
     expanded.__annotations__ = {p.name: p.annotation for p in plain}
     del expanded.__wrapped__  # type: ignore[attr-defined]
     return expanded
