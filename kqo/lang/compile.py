@@ -1,0 +1,370 @@
+"""Turning a checked rule into functions: a matcher that yields bindings, a builder of the result.
+
+A pattern becomes a generator of bindings, since under a memo one node may match in several ways: an
+operator pattern tries every alternative of the node at its place. Outside a memo a node is its own
+only alternative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+from kqo.errors import KqoError, RuleError
+from kqo.ir.nodes import OPERATORS, Node
+from kqo.ir.parse import parse_plan
+from kqo.ir.scalar import Expr
+from kqo.lang import ast
+from kqo.lang.context import Context
+from kqo.lang.registry import builtins
+
+Bindings = dict[str, Any]
+Expand = Callable[[Node], tuple[Node, ...]]
+Matcher = Callable[[Any, Bindings, Expand], Iterator[Bindings]]
+Evaluator = Callable[[Bindings, Context], Any]
+
+# The binding that holds the node at the root; no variable has an empty name.
+_ROOT = ""
+
+# What the checker found: the type of each literal by the identity of its tree, since literals take
+# the type of the field that they stand for.
+Types = Mapping[int, str]
+
+
+@lru_cache(maxsize=1024)
+def scalar_expression(text: str) -> Expr:
+    """The scalar expression that a quoted string holds.
+
+    Raises:
+        PlanError: it does not parse.
+    """
+    plan = parse_plan(
+        f"plan rule float32\nreturn out = Map(input: Scan(name: s, axes: ()), fn: {text})"
+    )
+    expr: Expr = plan.roots[0][1].fn  # type: ignore[attr-defined]
+    return expr
+
+
+def itself(node: Node) -> tuple[Node, ...]:
+    """The alternatives of a node outside a memo."""
+    return (node,)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledRule:
+    """A rule that can be applied.
+
+    Attributes:
+        rule: its syntax tree.
+        family: the folder that it was read from.
+        roots: operators that its pattern may have at the root.
+        inner: operators that its pattern names below the root, with their distance from the root.
+    """
+
+    rule: ast.Rule
+    family: str
+    roots: frozenset[str]
+    inner: frozenset[tuple[str, int]]
+    _match: Matcher
+    _steps: tuple[Callable[[Bindings, Context], bool], ...]
+    _replace: Evaluator
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.rule.name
+
+    @property
+    def doc(self) -> str:
+        """Its doc comment."""
+        return self.rule.doc
+
+    @property
+    def parameter(self) -> str | None:
+        """The parameter of an approximate rule; None for an exact one."""
+        return self.rule.approximation.parameter if self.rule.approximation else None
+
+    @property
+    def neutral(self) -> float | None:
+        """The value of the parameter at which the rule is exact."""
+        return self.rule.approximation.neutral if self.rule.approximation else None
+
+    def enabled(self, parameters: Mapping[str, float]) -> bool:
+        """Whether it may run: an approximate rule needs a value that is not the neutral one."""
+        if self.parameter is None:
+            return True
+        return parameters.get(self.parameter, self.neutral) != self.neutral
+
+    def apply(
+        self,
+        node: Node,
+        context: Context,
+        *,
+        representative: Node | None = None,
+        expand: Expand = itself,
+        parameters: Mapping[str, float] | None = None,
+    ) -> Iterator[Node]:
+        """Every replacement of the node that the rule has, lazily.
+
+        Args:
+            node: what the pattern's root is held against.
+            context: for builtins that ask about the plan.
+            representative: what a variable at the root binds; the node itself where it is None.
+            expand: the alternatives of a node, for operator patterns below the root.
+            parameters: values of parameters of approximate rules.
+
+        Raises:
+            RuleError: the replacement is malformed, or has other key axes than the node.
+        """
+        bindings: Bindings = {}
+        if self.rule.approximation is not None:
+            bindings[self.rule.approximation.parameter] = (parameters or {}).get(
+                self.rule.approximation.parameter, self.rule.approximation.neutral
+            )
+
+        bindings[_ROOT] = node
+        start = representative or node
+        for found in self._match(start, bindings, expand):
+            made = self._finish(dict(found), context)
+            if made is not None and made is not node:
+                self._same_axes(start, made)
+                yield made
+
+    def _finish(self, found: Bindings, context: Context) -> Node | None:
+        try:
+            for step in self._steps:
+                if not step(found, context):
+                    return None
+            made = self._replace(found, context)
+            if isinstance(made, Node):
+                _ = made.schema
+                return made
+            return None
+        except RuleError:
+            raise
+        except KqoError as error:
+            raise RuleError(
+                f"rule {self.name}: {error.message}", place=self.rule.replace_place
+            ) from error
+
+    def _same_axes(self, node: Node, made: Node) -> None:
+        if made.schema != node.schema:
+            raise RuleError(
+                f"rule {self.name}: the replacement has axes {_shown(made)}, the matched node "
+                f"{_shown(node)}",
+                place=self.rule.replace_place,
+                hint="a guard is missing",
+            )
+
+
+def _shown(node: Node) -> str:
+    return "(" + ", ".join(map(str, node.schema)) + ")"
+
+
+def compile_rule(rule: ast.Rule, family: str, types: Types) -> CompiledRule:
+    """Compile a rule that the checker accepted; ``types`` is what the checker found out."""
+    inner: set[tuple[str, int]] = set()
+    roots = _operators(rule.match, 0, inner)
+    steps: list[Callable[[Bindings, Context], bool]] = []
+    for step in rule.steps:
+        if isinstance(step, ast.Let):
+            steps.append(_let(step, types))
+        else:
+            steps.extend(_condition(condition, types) for condition in step.conditions)
+    return CompiledRule(
+        rule,
+        family,
+        frozenset(roots),
+        frozenset(inner),
+        _pattern(rule.match, types, root=True),
+        tuple(steps),
+        _template(rule.replace, types),
+    )
+
+
+def _operators(pattern: ast.Pattern, depth: int, inner: set[tuple[str, int]]) -> set[str]:
+    """Operators that the pattern may start with; those below go to ``inner`` with their depth."""
+    if isinstance(pattern, ast.NodePattern):
+        for field in pattern.fields:
+            below = _operators(field.pattern, depth + 1, inner)
+            inner |= {(op, depth + 1) for op in below}
+        return {pattern.op}
+    if isinstance(pattern, ast.AnyOf):
+        return set().union(*(_operators(option, depth, inner) for option in pattern.options))
+    if isinstance(pattern, (ast.Bind, ast.Some)):
+        return _operators(pattern.pattern, depth, inner)
+    return set()
+
+
+# ---- patterns ------------------------------------------------------------------------------------
+
+
+def _pattern(pattern: ast.Pattern, types: Types, root: bool = False) -> Matcher:
+    if isinstance(pattern, ast.Variable):
+        return _bind(pattern.name)
+    if isinstance(pattern, ast.Bind):
+        return _both(_bind(pattern.variable.name), _pattern(pattern.pattern, types, root))
+    if isinstance(pattern, ast.NodePattern):
+        return _node(pattern, types, root)
+    if isinstance(pattern, ast.AnyOf):
+        return _any_of([_pattern(option, types, root) for option in pattern.options])
+    if isinstance(pattern, ast.Some):
+        return _some(_pattern(pattern.pattern, types))
+    if isinstance(pattern, ast.Wildcard):
+        return _anything
+    value = () if isinstance(pattern, ast.Empty) else _value(pattern, types)
+
+    def equal(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
+        if found == value:
+            yield bindings
+
+    return equal
+
+
+def _anything(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
+    yield bindings
+
+
+def _bind(name: str) -> Matcher:
+    def match(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
+        if name not in bindings:
+            yield {**bindings, name: found}
+        elif bindings[name] == found:
+            yield bindings
+
+    return match
+
+
+def _both(first: Matcher, second: Matcher) -> Matcher:
+    def match(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
+        for bound in first(found, bindings, expand):
+            yield from second(found, bound, expand)
+
+    return match
+
+
+def _any_of(options: list[Matcher]) -> Matcher:
+    def match(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
+        for option in options:
+            yield from option(found, bindings, expand)
+
+    return match
+
+
+def _some(item: Matcher) -> Matcher:
+    def match(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
+        for value in found:
+            for _ in item(value, bindings, expand):
+                yield bindings
+                return
+
+    return match
+
+
+def _node(pattern: ast.NodePattern, types: Types, root: bool) -> Matcher:
+    cls = OPERATORS[pattern.op]
+    # Literals first, nodes last: most candidates fail on a literal.
+    ordered = sorted(pattern.fields, key=lambda f: _weight(f.pattern))
+    parts = [(field.field, _pattern(field.pattern, types)) for field in ordered]
+
+    def match(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
+        for candidate in (bindings[_ROOT],) if root else expand(found):
+            if type(candidate) is cls:
+                yield from rest(candidate, 0, bindings, expand)
+
+    def rest(node: Node, index: int, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
+        if index == len(parts):
+            yield bindings
+            return
+        name, matcher = parts[index]
+        for bound in matcher(getattr(node, name), bindings, expand):
+            yield from rest(node, index + 1, bound, expand)
+
+    return match
+
+
+def _weight(pattern: ast.Pattern) -> int:
+    if isinstance(pattern, (ast.Literal, ast.Empty)):
+        return 0
+    if isinstance(pattern, ast.AnyOf):
+        return max(map(_weight, pattern.options))
+    if isinstance(pattern, (ast.Bind, ast.Some)):
+        return _weight(pattern.pattern)
+    return 2 if isinstance(pattern, ast.NodePattern) else 1
+
+
+# ---- steps and templates -------------------------------------------------------------------------
+
+
+def _let(step: ast.Let, types: Types) -> Callable[[Bindings, Context], bool]:
+    name, value = step.variable.name, _template(step.value, types)
+
+    def run(bindings: Bindings, context: Context) -> bool:
+        bindings[name] = found = value(bindings, context)
+        return found is not None
+
+    return run
+
+
+def _condition(
+    condition: ast.Holds | ast.Compares, types: Types
+) -> Callable[[Bindings, Context], bool]:
+    wanted = not condition.negated
+    if isinstance(condition, ast.Holds):
+        value = _template(condition.value, types)
+        return lambda bindings, context: bool(value(bindings, context)) is wanted
+    left, right = _template(condition.left, types), _template(condition.right, types)
+    return lambda bindings, context: (left(bindings, context) == right(bindings, context)) is wanted
+
+
+def _value(literal: ast.Literal, types: Types) -> Any:
+    kind = types[id(literal)]
+    if kind == "expr":
+        return scalar_expression(str(literal.value))
+    if isinstance(literal.value, float) and literal.value.is_integer():
+        return int(literal.value)
+    return literal.value
+
+
+def _template(template: ast.Template, types: Types) -> Evaluator:
+    if isinstance(template, ast.Variable):
+        name = template.name
+        return lambda bindings, context: bindings[name]
+    if isinstance(template, ast.Literal):
+        value = _value(template, types)
+        return lambda bindings, context: value
+    if isinstance(template, ast.Listing):
+        items = [_template(item, types) for item in template.items]
+        return lambda bindings, context: _all(items, bindings, context)
+    if isinstance(template, ast.Call):
+        return _call(template, types)
+    cls = OPERATORS[template.op]
+    given = {a.field: _template(a.value, types) for a in template.arguments}
+    values = [given[f.name] for f in fields(cls)]
+
+    def build(bindings: Bindings, context: Context) -> Node | None:
+        made = _all(values, bindings, context)
+        return None if made is None else cls(*made)
+
+    return build
+
+
+def _call(template: ast.Call, types: Types) -> Evaluator:
+    function = builtins()[template.fn]
+    args = [_template(arg, types) for arg in template.args]
+
+    def run(bindings: Bindings, context: Context) -> Any:
+        values = _all(args, bindings, context)
+        if values is None:
+            return None
+        return function.call(context, *values) if function.contextual else function.call(*values)
+
+    return run
+
+
+def _all(items: list[Evaluator], bindings: Bindings, context: Context) -> tuple[Any, ...] | None:
+    """The values of all items; None where one of them has none, which refuses the match."""
+    values = tuple(item(bindings, context) for item in items)
+    return None if any(value is None for value in values) else values

@@ -1,0 +1,164 @@
+"""Constant folding: which constant expressions are worth a value, and their values in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from kqo.ir.nodes import Const, Domain, Group, Join, Map, Node, Rekey, Union
+from kqo.ir.plan import Array
+from kqo.ir.scalar import Call, Expr, Num, Var, is_exact
+from kqo.ir.scalar import evaluate as evaluate_scalar
+from kqo.ir.schema import extent_of, names, shape, size
+
+LARGEST_EXPANSION = 1 << 16
+_COMBINE: dict[str, Callable[[Any, Any], Any]] = {
+    "mul": np.multiply,
+    "add": np.add,
+    "sub": np.subtract,
+    "div": np.divide,
+    "max": np.maximum,
+    "min": np.minimum,
+    "pow": np.power,
+    "left": lambda a, b: np.broadcast_arrays(a, b)[0],
+    "gt": lambda a, b: np.greater(a, b).astype(np.float64),
+    "ge": lambda a, b: np.greater_equal(a, b).astype(np.float64),
+    "eq": lambda a, b: np.equal(a, b).astype(np.float64),
+}
+_SCALAR: dict[str, Callable[..., Any]] = {
+    **{name: _COMBINE[name] for name in _COMBINE if name != "left"},
+    "neg": np.negative,
+    "abs": np.abs,
+    "sign": np.sign,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": np.round,
+    "where": np.where,
+    "exp": np.exp,
+    "log": np.log,
+    "log1p": np.log1p,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda a: 1 / np.sqrt(a),
+    "tanh": np.tanh,
+    "sin": np.sin,
+    "cos": np.cos,
+}
+_AGGREGATE: dict[str, Callable[..., Any]] = {
+    "sum": np.sum,
+    "mean": np.mean,
+    "max": np.max,
+    "min": np.min,
+}
+
+
+_CONSTANT: WeakKeyDictionary[Node, bool] = WeakKeyDictionary()
+
+
+def is_constant(node: Node) -> bool:
+    """Whether all leaves below are Const or Domain. Iterative, since plans are deep."""
+    stack = [node]
+    while stack:
+        top = stack[-1]
+        if top in _CONSTANT:
+            stack.pop()
+        elif not top.inputs:
+            _CONSTANT[top] = isinstance(top, (Const, Domain))
+        elif any(_CONSTANT.get(source) is False for source in top.inputs):
+            _CONSTANT[top] = False
+        else:
+            unknown = [source for source in top.inputs if source not in _CONSTANT]
+            stack.extend(unknown)
+            if not unknown:
+                _CONSTANT[top] = True
+    return _CONSTANT[node]
+
+
+def is_foldable(node: Node) -> bool:
+    """Whether :func:`evaluate` takes the node: no windows, and no large result of small inputs."""
+    if isinstance(node, (Map, Rekey, Union)):
+        return True
+    if isinstance(node, Group):
+        return size(node.input.schema) > 0
+    if not isinstance(node, Join) or node.on or node.axes:
+        return False
+    largest = max(size(node.left.schema), size(node.right.schema))
+    return size(node.schema) <= max(largest, LARGEST_EXPANSION)
+
+
+def evaluate(node: Node, constants: Mapping[str, Array], folded: Mapping[str, Node]) -> Array:
+    """The values of a constant node, shaped as its axes; arithmetic is done in float64.
+
+    Args:
+        node: a node of which everything below is constant and foldable.
+        constants: values by name.
+        folded: constants that stand for other nodes.
+
+    Raises:
+        KeyError: a constant has neither a value nor a node that it stands for.
+    """
+    if isinstance(node, Const):
+        if node.name in constants:
+            return constants[node.name]
+        return evaluate(folded[node.name], constants, folded)
+    if isinstance(node, Domain):
+        return np.ones(shape(node.axes))
+    values = [evaluate(source, constants, folded) for source in node.inputs]
+    if isinstance(node, Rekey):
+        before = names(node.input.schema)
+        moved = np.transpose(values[0], [before.index(name) for name in node.order])
+        return moved.reshape(shape(node.axes))
+    if isinstance(node, Union):
+        return np.concatenate(values, axis=names(node.parts[0].schema).index(node.axis))
+    values = [value.astype(np.float64, copy=False) for value in values]
+    with np.errstate(all="ignore"):
+        return _arithmetic(node, values)
+
+
+def _arithmetic(node: Node, values: list[Array]) -> Array:
+    if isinstance(node, Map):
+        return np.asarray(np.broadcast_to(_apply(node.fn, values[0]), values[0].shape))
+    if isinstance(node, Group):
+        before = names(node.input.schema)
+        gone = tuple(i for i, name in enumerate(before) if name not in node.by)
+        kept = [name for name in before if name in node.by]
+        value = _AGGREGATE[node.agg](values[0], axis=gone) if gone else values[0]
+        return np.transpose(value, [kept.index(name) for name in node.by])
+    assert isinstance(node, Join)
+    out = names(node.schema)
+    sides = []
+    for value, source in zip(values, (node.left, node.right), strict=True):
+        own = names(source.schema)
+        ordered = np.transpose(value, [own.index(name) for name in out if name in own])
+        sides.append(
+            ordered.reshape([extent_of(source.schema, name) if name in own else 1 for name in out])
+        )
+    result = np.broadcast_to(_COMBINE[node.combine](*sides), shape(node.schema))
+    return np.asarray(result, dtype=np.float64)
+
+
+def _apply(fn: Expr, v: Array) -> Any:
+    if isinstance(fn, Var):
+        return v
+    if isinstance(fn, Num):
+        return fn.value
+    if fn.fn in _SCALAR:
+        return _SCALAR[fn.fn](*(_apply(arg, v) for arg in fn.args))
+    flat = [evaluate_scalar(fn, {"v": float(x)}) for x in np.ravel(v)]
+    return np.array(flat, dtype=np.float64).reshape(np.shape(v))
+
+
+def simplify(fn: Expr) -> Expr:
+    """The expression with exact calls on numbers alone computed."""
+    if not isinstance(fn, Call):
+        return fn
+    args = tuple(simplify(arg) for arg in fn.args)
+    done = Call(fn.fn, args)
+    if is_exact(done) and all(isinstance(arg, Num) for arg in args):
+        try:
+            return Num(float(evaluate_scalar(done, {})))
+        except ZeroDivisionError:
+            return done
+    return done

@@ -1,0 +1,68 @@
+"""What a rule may ask about the plan around its match, besides the matched nodes themselves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from kqo.ir.nodes import Const, Node, walk
+from kqo.ir.plan import Array
+from kqo.ir.schema import without_query
+from kqo.ir.text import Labels, format_node_fields
+
+
+@dataclass(slots=True)
+class Context:
+    """The rewrite at hand.
+
+    Attributes:
+        readers: number of readers of a node, counted from the plan's roots. It may say too many,
+            never too few: a rule that needs a single reader then waits for the next pass.
+        alternatives: the nodes known to be equal to a node, itself first.
+        folded: constants that rules introduced, by name: the constant nodes that they stand for.
+            Values are computed once, at the end, for those that are still read.
+        consulted: whether a builtin asked for readers since this was last set to False; a node that
+            no rule matched need not be tried again unless it did.
+    """
+
+    readers: Callable[[Node], int]
+    alternatives: Callable[[Node], tuple[Node, ...]] = lambda node: (node,)
+    folded: dict[str, Node] = field(default_factory=dict)
+    consulted: bool = False
+
+    def single_use(self, node: Node) -> bool:
+        """Whether exactly one field of one node, or one root, reads the node."""
+        self.consulted = True
+        return self.readers(node) == 1
+
+    def fold(self, node: Node) -> Const:
+        """A Const that stands for a node whose leaves are all Const or Domain.
+
+        It is named after the first constant below and a digest of the computation, so that equal
+        computations share one constant, and names do not depend on the order of rewriting.
+        """
+        nodes = list(walk(node))
+        first = next((n.name for n in nodes if isinstance(n, Const)), "ones")
+        labels = Labels({n: f"%{i}" for i, n in enumerate(nodes)}, {})
+        text = "\n".join(f"{n.op} {format_node_fields(n, labels)}" for n in nodes)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        name = f"{first.split('#')[0]}#{digest}"
+        self.folded.setdefault(name, node)
+        return Const(name, without_query(node.schema))
+
+    def values(self, names: set[str], known: Mapping[str, Array], dtype: str) -> dict[str, Array]:
+        """Values of the folded constants among ``names``: float64 arithmetic, cast to ``dtype``.
+
+        A constant that is computed from others without values is left out: the plan had none before.
+        """
+        from kqo.lang.constants import evaluate
+
+        found: dict[str, Array] = {}
+        for name in sorted(names & set(self.folded)):
+            try:
+                value = evaluate(self.folded[name], known, self.folded)
+            except KeyError:
+                continue
+            found[name] = value.astype(dtype, copy=False)
+        return found

@@ -1,0 +1,151 @@
+"""Sets of rules: read from folders, checked, compiled, cached; a folder's name is the family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+
+from kqo.data import data_path
+from kqo.errors import ArgumentError, Place, RuleError
+from kqo.lang import ast
+from kqo.lang.check import check_operators, check_rule, fail
+from kqo.lang.compile import CompiledRule, compile_rule
+from kqo.lang.parse import parse_rules
+
+FAMILIES = ("normalize", "delta", "batch", "prune", "physical")
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """Rules in the order of families and names, whatever files they came from."""
+
+    rules: tuple[CompiledRule, ...]
+
+    def __iter__(self) -> Iterator[CompiledRule]:
+        return iter(self.rules)
+
+    def __len__(self) -> int:
+        return len(self.rules)
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the rules, in order."""
+        return tuple(rule.name for rule in self.rules)
+
+    def family(self, *families: str) -> RuleSet:
+        """The rules of some families."""
+        return RuleSet(tuple(rule for rule in self.rules if rule.family in families))
+
+    def get(self, name: str) -> CompiledRule:
+        """The rule of that name.
+
+        Raises:
+            ArgumentError: there is none.
+        """
+        for rule in self.rules:
+            if rule.name == name:
+                return rule
+        hint = fail_hint(name, self.names())
+        raise ArgumentError("rule", name, "the name of a rule, as kqo rules lists them", hint=hint)
+
+    def without(self, *dropped: str) -> RuleSet:
+        """All rules but those of the given names or families.
+
+        Raises:
+            ArgumentError: a name that is neither.
+        """
+        for name in dropped:
+            if name not in FAMILIES:
+                self.get(name)
+        return RuleSet(
+            tuple(r for r in self.rules if r.name not in dropped and r.family not in dropped)
+        )
+
+    def merged(self, other: RuleSet) -> RuleSet:
+        """Both sets together.
+
+        Raises:
+            RuleError: a name that both have.
+        """
+        known = {rule.name: rule for rule in self.rules}
+        for rule in other.rules:
+            if rule.name in known:
+                raise _twice(rule.rule, known[rule.name].rule)
+        return _ordered([*self.rules, *other.rules])
+
+
+def fail_hint(name: str, known: tuple[str, ...]) -> str:
+    """The hint that names what is closest."""
+    return fail(Place("", 0), "", name, known).hint
+
+
+def load_rules(*directories: str | PathLike[str]) -> RuleSet:
+    """Read rule folders, each with a folder per family; without arguments, those of the package.
+
+    Operators are always those of the package's ``ops.rules``. Files are read once per process.
+
+    Raises:
+        ArgumentError: a directory that does not exist, or has no folder of a known family.
+        RuleError: a file that does not parse or check, or a rule that is defined twice.
+    """
+    folders = directories or (data_path("rules"),)
+    return _load(tuple(str(Path(folder).resolve()) for folder in folders))
+
+
+@lru_cache(maxsize=64)
+def _load(directories: tuple[str, ...]) -> RuleSet:
+    operators = check_operators([read_file(data_path("rules", "ops.rules"))])
+    found: dict[str, ast.Rule] = {}
+    compiled: list[CompiledRule] = []
+    for directory in map(Path, directories):
+        if not directory.is_dir():
+            raise ArgumentError("directory", directory, "a folder of rule families")
+        families = [name for name in FAMILIES if (directory / name).is_dir()]
+        if not families:
+            accepted = f"a folder that holds some of {', '.join(FAMILIES)}"
+            raise ArgumentError("directory", directory, accepted)
+        for family in families:
+            for path in sorted((directory / family).glob("**/*.rules")):
+                for rule in read_file(path).rules:
+                    if rule.name in found:
+                        raise _twice(rule, found[rule.name])
+                    found[rule.name] = rule
+                    compiled.append(compile_rule(rule, family, check_rule(rule, operators)))
+    return _ordered(compiled)
+
+
+def read_file(path: Path) -> ast.File:
+    """Parse one rule file; places in errors are relative to the folder of rules.
+
+    Raises:
+        RuleError: it cannot be read, or does not parse.
+    """
+    shown = "/".join(path.parts[-2:])
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RuleError(f"cannot be read: {error}", place=Place(shown, 1)) from None
+    return parse_rules(text, shown)
+
+
+def compile_text(text: str, family: str = "normalize", file: str = "<text>") -> RuleSet:
+    """The rules of a text, as if it were a file of that family: for tests and experiments."""
+    operators = check_operators([read_file(data_path("rules", "ops.rules"))])
+    parsed = parse_rules(text, file)
+    seen: dict[str, ast.Rule] = {}
+    for rule in parsed.rules:
+        if rule.name in seen:
+            raise _twice(rule, seen[rule.name])
+        seen[rule.name] = rule
+    rules = [compile_rule(rule, family, check_rule(rule, operators)) for rule in parsed.rules]
+    return _ordered(rules)
+
+
+def _twice(rule: ast.Rule, other: ast.Rule) -> RuleError:
+    return RuleError(f"rule {rule.name} is also defined at {other.place}", place=rule.place)
+
+
+def _ordered(rules: list[CompiledRule]) -> RuleSet:
+    return RuleSet(tuple(sorted(rules, key=lambda r: (FAMILIES.index(r.family), r.name))))
