@@ -1,0 +1,87 @@
+"""Lowering a function or a module, interpreting the plan, and comparing with PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kqo.frontend import Lowered, lower
+from kqo.ir.interpret import interpret
+from kqo.ir.verify import verify
+
+TOLERANCE = 1e-9
+
+
+class Function(nn.Module):
+    """A function of tensors as a module, with other modules that it may call by attribute."""
+
+    def __init__(self, fn: Callable[..., Any], **parts: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.fn(*inputs)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The module in eval mode and float64, with parameters and statistics that are all non-trivial."""
+    generator = torch.Generator().manual_seed(seed)
+    model = model.double().eval()
+    with torch.no_grad():
+        for value in (*model.parameters(), *model.buffers()):
+            if value.is_floating_point():
+                value.copy_(torch.rand(value.shape, generator=generator) - 0.3)
+        for name, value in model.named_buffers():
+            if "var" in name:
+                value.abs_().add_(0.3)
+    return model
+
+
+def check(model: Any, *inputs: Tensor, tolerance: float = TOLERANCE) -> Lowered:
+    """Lower, verify and interpret on each image; the outputs must be PyTorch's."""
+    if not isinstance(model, nn.Module):
+        model = Function(model)
+    model = model.double().eval()
+    lowered = lower(model, inputs)
+    verify(lowered.plan)
+    assert lowered.plan.dtype == "float64"
+    with torch.no_grad():
+        wanted = flat(model(*inputs))
+    assert len(wanted) == len(lowered.output_names)
+    scans = {scan.name for scan in lowered.plan.scans}
+    order = scan_names(lowered, len(inputs))
+    for image in range(inputs[0].shape[0]):
+        given = {n: x[image].numpy() for n, x in zip(order, inputs, strict=True) if n in scans}
+        found = interpret(lowered.plan, given)
+        for name, tensor in zip(lowered.output_names, wanted, strict=True):
+            expected = tensor[image].double().numpy()
+            assert found[name].shape == expected.shape
+            np.testing.assert_allclose(found[name], expected, rtol=tolerance, atol=tolerance)
+    return lowered
+
+
+def scan_names(lowered: Lowered, count: int) -> list[str]:
+    """Names of the inputs of a module made by :class:`Function`."""
+    return ["image"] if count == 1 else [f"inputs_{k}" for k in range(count)]
+
+
+def flat(outputs: Any) -> list[Tensor]:
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    values = outputs.values() if isinstance(outputs, dict) else outputs
+    return [tensor for value in values for tensor in flat(value)]
+
+
+def ops(lowered: Lowered) -> list[str]:
+    """Operators of the plan's nodes."""
+    return [node.op for node in lowered.plan.nodes()]
