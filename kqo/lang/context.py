@@ -52,7 +52,7 @@ class Context:
         return Const(name, without_query(node.schema))
 
     def values(self, names: set[str], known: Mapping[str, Array], dtype: str) -> dict[str, Array]:
-        """Values of the folded constants among ``names``: float64 arithmetic, cast to ``dtype``.
+        """Values of the folded constants among ``names``: float64 arithmetic, in ``dtype``.
 
         A constant that is computed from others without values is left out: the plan had none before.
         """

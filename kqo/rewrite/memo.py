@@ -2,8 +2,8 @@
 
 As in Volcano and Cascades (Graefe 1993, 1995), a memo holds for every node the nodes that compute
 the same relation. An operator pattern below a rule's root matches any alternative of the group at
-its place; a variable binds the group's representative, the node that the group was made for, so that
-one match stands for all ways to compute an input.
+its place; a variable binds the group's representative, the node that the group was made for, so
+that one match stands for all ways to compute an input.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from kqo.errors import ArgumentError, RuleError
 from kqo.ir.nodes import Node, Overlay, walk
-from kqo.ir.plan import Plan
+from kqo.ir.plan import Array, Origin, Plan
 from kqo.lang.compile import CompiledRule
 from kqo.lang.context import Context
 from kqo.lang.ruleset import RuleSet
@@ -25,13 +25,24 @@ _MOST_PRUNINGS = 100
 
 
 class Memo:
-    """Groups of equal nodes. Read-only once :func:`explore` has filled it."""
+    """Groups of equal nodes. Read-only once :func:`explore` has filled it.
+
+    Attributes:
+        trace: the alternatives that rules added, in order, and what prune rules made of them.
+        constants: values of the constants that rules folded, by name.
+    """
 
     def __init__(self) -> None:
         self.trace = Trace()
         self._groups: dict[Node, dict[Node, str | None]] = {}
         self._parents: dict[Node, list[tuple[Node, Node]]] = {}
         self._home: dict[Node, Node] = {}
+        self._origins: dict[Node, Origin] = {}
+        self.constants: dict[str, Array] = {}
+
+    def origin(self, node: Node) -> Origin | None:
+        """Where a node came from; one that a rule made came from where its match did."""
+        return self._origins.get(node) or self._origins.get(self.representative(node))
 
     def groups(self) -> tuple[Node, ...]:
         """The representatives of all groups, in the order in which they were made."""
@@ -117,7 +128,7 @@ class _Explorer:
     def run(self) -> Memo:
         roots = [node for _, node in self._plan.roots]
         for node in walk(*roots):
-            self._group(node)
+            self._group(node, None)
         budget = 1000 + 200 * len(self.memo.groups())
         while self._queue:
             item = self._queue.popleft()
@@ -129,6 +140,8 @@ class _Explorer:
                 last = Counter(a.rule for a in self.memo.trace.applications[-200:])
                 names = ", ".join(name for name, _ in last.most_common(3))
                 raise RuleError(f"no end after {budget} alternatives; last fired: {names}")
+        folded = set(self._context.folded)
+        self.memo.constants |= self._context.values(folded, self._plan.constants, self._plan.dtype)
         return self.memo
 
     def _apply(self, rule: CompiledRule, node: Node, home: Node) -> Iterator[Node]:
@@ -162,7 +175,7 @@ class _Explorer:
         names = ", ".join(rule.name for rule in self._prunes)
         raise RuleError(f"no end after {_MOST_PRUNINGS} prunings of one node: {names}")
 
-    def _group(self, node: Node) -> None:
+    def _group(self, node: Node, origin: Origin | None) -> None:
         """A group for a node that has none, and for all below it."""
         memo = self.memo
         stack = [node]
@@ -173,16 +186,20 @@ class _Explorer:
                 stack.pop()
                 if top not in memo._groups:
                     memo._groups[top] = {}
+                    self._come_from(top, origin)
                     self._join(top, top, None)
             else:
                 stack.extend(missing)
 
+    def _come_from(self, node: Node, origin: Origin | None) -> None:
+        found = self._plan.origins.get(node, origin)
+        if found is not None:
+            self.memo._origins.setdefault(node, found)
+
     def _join(self, home: Node, node: Node, rule: str | None) -> None:
-        """Put a node whose inputs have groups into a group; queue the rules that it may match."""
+        """Put a node whose inputs have groups into a group; queue the rules for it."""
         memo = self.memo
         memo._groups[home][node] = rule
-        if isinstance(node, Overlay):
-            self._old.setdefault(node.base, home)
         memo._home.setdefault(node, home)
         for source in dict.fromkeys(node.inputs):
             memo._parents.setdefault(source, []).append((home, node))
@@ -193,8 +210,12 @@ class _Explorer:
         memo = self.memo
         if made in memo._groups[home]:
             return
+        if isinstance(made, Overlay):
+            base = made.base.input if isinstance(made.base, Saved) else made.base
+            self._old.setdefault(base, home)
+        origin = memo.origin(home)
         for source in made.inputs:
-            self._group(source)
+            self._group(source, origin)
         memo.trace.add(rule.name, rule.family, home, made)
         self._join(home, made, rule.name)
         self._retry(home, made.op)

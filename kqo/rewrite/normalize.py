@@ -218,7 +218,7 @@ class _Engine:
         return self._uses[node]
 
     def _inherit(self, node: Node, new: list[Node]) -> None:
-        """Origins of the new nodes: that of the deepest matched node of the same operator, so that a
+        """Origins of new nodes: that of the deepest matched node of the same operator, so that a
         convolution which took in a scale is still called by its own layer; else the root's.
         """
         kept = {source for made in new for source in made.inputs} - set(new)
