@@ -36,13 +36,13 @@ def scratch(rng: np.random.Generator, surface: Surface, light: float) -> tuple[A
     could not be told from the grain.
     """
     size = surface.albedo.shape[0]
-    length = rng.uniform(24, 62)
+    length = rng.uniform(20, 44)
     if surface.angle is None:
         angle = rng.uniform(0, np.pi)
     else:
         least = np.deg2rad(25)
         angle = surface.angle + rng.uniform(least, np.pi - least)
-    cy, cx = _centre(rng, size, 0.4 * length)
+    cy, cx = _centre(rng, size, 0.5 * length)
     t = np.linspace(-1, 1, 48)
     bend = rng.uniform(-0.12, 0.12) * length * (1 - t**2)
     py = cy + 0.5 * length * t * np.sin(angle) + bend * np.cos(angle)

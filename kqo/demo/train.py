@@ -1,9 +1,10 @@
 """Train the demonstration's model and write its assets: ``python -m kqo.demo.train``.
 
 The images are made from seeds, flipped and turned at random, and partly hidden behind flat patches.
-A patch that hides the defect changes the label to ``none``, and one that leaves the defect in sight
-does not change it. So the network learns that a flat patch is no defect, and the drop of a class
-score under occlusion says what it should: here was the defect.
+The target is the share of the defect that is in sight: hiding a third of a scratch moves a third of
+the probability to ``none``, and hiding anything else moves nothing. So the network learns that a
+flat patch is no defect, and the drop of a class score under occlusion says what it should: how much
+of the defect was here.
 """
 
 from __future__ import annotations
@@ -24,16 +25,10 @@ from kqo.demo.model import SurfaceNet, load_model, save_model
 from kqo.demo.preprocessing import preprocess
 from kqo.demo.surface import CLASSES, HELD_OUT_SEED, SIZE, TRAINING_SEED, Sample, generate
 
-Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
-
-HIDDEN = 0.1
-"""A defect of which at most this fraction is in sight counts as hidden."""
+Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 CROP = 96
 """Side, in pixels, of the crops in the first part of the training."""
-
-VISIBLE = 0.6
-"""A defect of which at least this fraction is in sight keeps its label."""
 
 
 def make_samples(seeds: Sequence[int], processes: int = 2) -> list[Sample]:
@@ -42,37 +37,32 @@ def make_samples(seeds: Sequence[int], processes: int = 2) -> list[Sample]:
         return list(pool.map(generate, seeds, chunksize=64))
 
 
-def occlude(rng: np.random.Generator, image: NDArray[np.float32], sample: Sample) -> int:
-    """Hide a random square of a preprocessed image (3, H, W) in place; returns the new label.
+def occlude(rng: np.random.Generator, image: NDArray[np.float32], sample: Sample) -> float:
+    """Hide a random square of a preprocessed image (3, H, W) in place.
 
-    Half of the squares are centred on the defect, where there is one. A square that would leave
-    the defect half in sight is not drawn: neither label would be right.
+    Three in five of the squares are placed on the defect, where there is one. Most squares have the
+    mean colour, the others any flat colour.
+
+    Returns:
+        The fraction of the defect that is still in sight; 1 where there is none.
     """
-    visible = sample.mask
-    rows, columns = np.nonzero(visible)
-    if rows.size and rng.random() < 0.5:
-        pick = rng.integers(rows.size)
-        extent = int(max(np.ptp(rows), np.ptp(columns)))
-        if rng.random() < 0.7:
+    rows, columns = np.nonzero(sample.mask)
+    if rows.size and rng.random() < 0.6:
+        if rng.random() < 0.5:
             cy, cx = (rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2
         else:
+            pick = rng.integers(rows.size)
             cy, cx = rows[pick], columns[pick]
-        side = int(rng.integers(10, max(20, extent + 12)))
+        extent = int(max(np.ptp(rows), np.ptp(columns)))
+        side = int(rng.integers(8, extent + 14))
     else:
-        side = int(rng.integers(8, 56))
         cy, cx = rng.integers(0, SIZE, 2)
+        side = int(rng.integers(8, 56))
     top, left = max(0, int(cy) - side // 2), max(0, int(cx) - side // 2)
-    window = np.s_[top : top + side, left : left + side]
-    label = sample.label
-    if rows.size:
-        seen = 1 - np.count_nonzero(visible[window]) / rows.size
-        if HIDDEN < seen < VISIBLE:
-            return label
-        if seen <= HIDDEN:
-            label = 0
+    rectangle = np.s_[top : top + side, left : left + side]
     fill = np.zeros(3) if rng.random() < 0.7 else rng.uniform(-1.5, 1.5) + rng.normal(0, 0.2, 3)
-    image[:, window[0], window[1]] = fill.astype(np.float32)[:, None, None]
-    return label
+    image[:, rectangle[0], rectangle[1]] = fill.astype(np.float32)[:, None, None]
+    return 1 - np.count_nonzero(sample.mask[rectangle]) / rows.size if rows.size else 1.0
 
 
 def crop_start(rng: np.random.Generator, sample: Sample, crop: int) -> tuple[int, int]:
@@ -89,22 +79,25 @@ def crop_start(rng: np.random.Generator, sample: Sample, crop: int) -> tuple[int
 def batches(
     rng: np.random.Generator, samples: Sequence[Sample], size: int, crop: int
 ) -> Iterator[Batch]:
-    """One epoch of augmented batches: inputs (size, 3, crop, crop) and labels (size,)."""
+    """One epoch of augmented batches: inputs (size, 3, crop, crop) and targets (size, 4).
+
+    A target is a distribution over the classes.
+    """
     order = rng.permutation(len(samples))
     for first in range(0, len(order) - size + 1, size):
         inputs = np.empty((size, 3, crop, crop), dtype=np.float32)
-        labels = np.empty(size, dtype=np.int64)
+        targets = np.zeros((size, len(CLASSES)), dtype=np.float32)
         for row, index in enumerate(order[first : first + size]):
             sample = samples[index]
             image = preprocess(sample.image)[0]
-            labels[row] = sample.label
-            if rng.random() < 0.6:
-                labels[row] = occlude(rng, image, sample)
+            seen = occlude(rng, image, sample) if rng.random() < 0.65 else 1.0
+            targets[row, sample.label] += seen
+            targets[row, 0] += 1 - seen
             top, left = crop_start(rng, sample, crop)
             cut = image[:, top : top + crop, left : left + crop]
             turned = np.rot90(cut, int(rng.integers(4)), axes=(1, 2))
             inputs[row] = turned[:, :, ::-1] if rng.random() < 0.5 else turned
-        yield inputs, labels
+        yield inputs, targets
 
 
 def train(
@@ -133,9 +126,9 @@ def train(
         began, total, right, count = time.perf_counter(), 0.0, 0, 0
         crop = CROP if epoch < 3 * epochs // 5 else SIZE
         model.train()
-        for inputs, labels in batches(rng, samples, batch, crop):
+        for inputs, targets in batches(rng, samples, batch, crop):
             x = torch.from_numpy(inputs).to(memory_format=torch.channels_last)
-            y = torch.from_numpy(labels)
+            y = torch.from_numpy(targets)
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 logits = model(x)
             loss = loss_of(logits.float(), y)
@@ -144,7 +137,7 @@ def train(
             optimizer.step()
             schedule.step()
             total += loss.item() * len(y)
-            right += int((logits.argmax(1) == y).sum())
+            right += int((logits.argmax(1) == y.argmax(1)).sum())
             count += len(y)
         seconds = time.perf_counter() - began
         print(
@@ -235,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m kqo.demo.train", description=main.__doc__)
     parser.add_argument("--output", type=Path, default=ASSETS, help="folder for the assets")
     parser.add_argument("--images", type=int, default=6000, help="number of training images")
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)

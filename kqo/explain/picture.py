@@ -151,7 +151,7 @@ def draw_heatmap(
         wspace=0.25 / width,
     )
     axes = [figure.add_subplot(grid[0, column]) for column in range(panels + 1)]
-    _draw_image(axes[0], image, _pair("window", window))
+    _draw_image(axes[0], image, _pair("window", window), mask)
     _draw_overlay(axes[1], image, values, mask, top)
     if mask is not None:
         _draw_mask(axes[2], image, mask)
@@ -174,17 +174,23 @@ def _draw_titles(figure: Figure, title: str, subtitle: str) -> None:
     figure.text(0.02, 1 - 0.42 * inch, subtitle, fontsize=9, color=MUTED, va="top")
 
 
-def _draw_image(axes: Axes, image: NDArray[np.uint8], window: tuple[int, int]) -> None:
+def _draw_image(
+    axes: Axes, image: NDArray[np.uint8], window: tuple[int, int], mask: NDArray[np.bool_] | None
+) -> None:
     from matplotlib.patches import Rectangle
 
     axes.imshow(image, interpolation="nearest")
     _bare(axes, "image, with the size of the window")
-    margin = 0.025 * max(image.shape[:2])
-    corner = (margin - 0.5, image.shape[0] - margin - window[0] - 0.5)
+    height, width = image.shape[:2]
+    margin = 0.025 * max(height, width)
+    left, top = margin - 0.5, height - margin - window[0] - 0.5
+    # The frame moves to the bottom right rather than hide what it is there to compare with.
+    if mask is not None and mask[height // 2 :, : width // 2].any():
+        left = width - margin - window[1] - 0.5
     for line, colour in ((2.6, "black"), (1.2, "white")):
-        frame = Rectangle(
-            corner, window[1], window[0], fill=False, edgecolor=colour, linewidth=line
-        )
+        frame = Rectangle((left, top), window[1], window[0], fill=False)
+        frame.set_edgecolor(colour)
+        frame.set_linewidth(line)
         axes.add_patch(frame)
 
 
