@@ -1,0 +1,357 @@
+"""The public API: compile a model for a workload, run the plan, look at it, keep it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kqo.emit.source import emit
+from kqo.errors import ArgumentError, VerificationError
+from kqo.explain.text import explain_text
+from kqo.interop.preprocess import Preprocess
+from kqo.ir.plan import Plan
+from kqo.ir.schema import shape
+from kqo.lang.ruleset import RuleSet, load_rules
+from kqo.options import Options
+from kqo.planner.choose import Chooser
+from kqo.planner.physical import PhysicalPlan
+from kqo.planner.rates import REFERENCE
+from kqo.rewrite.memo import Memo, explore
+from kqo.rewrite.normalize import normalize
+from kqo.runtime import planfile
+from kqo.runtime.engine import Engine, Progress
+from kqo.runtime.result import Result
+from kqo.workloads import Occlusion, Placed, Regions, from_dict
+from kqo.workloads.base import changed_scan
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+Values = NDArray[Any]
+Asked = Occlusion | Regions
+
+
+def rules_for(options: Options) -> RuleSet:
+    """The built-in rules with the user's, less those that the options switch off."""
+    rules = load_rules(*options.rules)
+    return rules.without(*options.without) if options.without else rules
+
+
+class CompiledPlan:
+    """A plan for one model and workload; made by :func:`compile` or :func:`load`.
+
+    Planning happens on first use and is kept. A plan may be used from several threads, which take
+    turns.
+
+    Attributes:
+        name: of the model.
+        logical: the normalized logical plan, before the workload is applied.
+        workload: what is asked.
+        options: how it may be computed.
+        preprocess: how images become inputs; None where it was not given.
+        notes: sentences about the model that its user should know.
+    """
+
+    def __init__(
+        self,
+        logical: Plan,
+        workload: Asked,
+        options: Options,
+        preprocess: Preprocess | None = None,
+        notes: Sequence[str] = (),
+        normalized_by: Sequence[str] = (),
+    ) -> None:
+        self.name = logical.name
+        self.logical = logical
+        self.workload = workload
+        self.options = options
+        self.preprocess = preprocess
+        self.notes = tuple(notes)
+        self._normalized_by = tuple(normalized_by)
+        self._lock = threading.RLock()
+        self.scan = changed_scan(logical, workload.input)
+        self.placed: Placed = workload.resolve(shape(self.scan.axes))
+
+    @cached_property
+    def _planned(self) -> tuple[Memo, PhysicalPlan, str, Engine]:
+        with self._lock:
+            overlaid = self.workload.apply(self.logical)
+            memo = explore(overlaid, rules_for(self.options), dict(self.options.approximations))
+            changed = {self.scan.name: self.placed.boxes(self.scan.axes)}
+            physical = Chooser(overlaid, memo, changed, len(self.placed), REFERENCE).choose()
+            source = emit(physical)
+            engine = Engine(
+                physical,
+                source,
+                changed,
+                threads=self.options.threads,
+                memory=self.options.memory_bytes,
+                batch=self.options.batch,
+            )
+            return memo, physical, source, engine
+
+    @property
+    def physical(self) -> PhysicalPlan:
+        """The physical plan."""
+        return self._planned[1]
+
+    @property
+    def source(self) -> str:
+        """The emitted Python source, which is what runs."""
+        return self._planned[2]
+
+    def explain(self) -> str:
+        """What the plan does, as text: exactly what ``kqo explain`` prints."""
+        memo, physical, _, engine = self._planned
+        fired = [*self._normalized_by, *(a.rule for a in memo.trace.applications)]
+        return explain_text(
+            physical,
+            engine.boxes,
+            len(self.placed),
+            fired,
+            batch=engine.batch,
+            notes=self.notes,
+            approximations=self.options.approximations,
+        )
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    def run(
+        self,
+        image: Any,
+        *others: Any,
+        verify: int = 0,
+        progress: Progress | None = None,
+    ) -> Result:
+        """Answer all queries for one image, or for several.
+
+        Args:
+            image: the first input, (C, H, W), or (1, C, H, W), or (N, C, H, W) for several images; a
+                NumPy array or a torch tensor.
+            others: the model's further inputs, alike.
+            verify: check this many sampled queries by full re-inference, without delta rules.
+            progress: called with queries done and their total; by default a bar on stderr where that
+                is a terminal.
+
+        Raises:
+            ArgumentError: an input of another shape.
+            VerificationError: a sampled query differs by more than the options' tolerance.
+        """
+        images, many = self._inputs((image, *others))
+        engine = self._planned[3]
+        began = time.perf_counter()
+        answers = []
+        total = len(images) * len(self.placed)
+        with _Bar(self.options.progress, total, progress) as bar:
+            for number, inputs in enumerate(images):
+                bar.start(number * len(self.placed))
+                answers.append(engine.run(inputs, bar.update))
+        seconds = time.perf_counter() - began
+        outputs, originals = {}, {}
+        for name, _ in self.logical.roots:
+            stacked = np.stack([a[name] for a in answers]) if many else answers[0][name]
+            part = stacked.astype(np.float32, copy=False) if self.logical.dtype == "float32" else stacked
+            outputs[name] = part[:, :-1] if many else part[:-1]
+            originals[name] = part[:, -1] if many else part[-1]
+        result = Result(
+            outputs,
+            originals,
+            self.placed,
+            many,
+            self.preprocess is not None and self.preprocess.outputs == "probabilities",
+            self.preprocess.classes if self.preprocess is not None else (),
+            {"seconds": seconds, "batch": engine.batch},
+        )
+        return self._verified(result, images, verify) if verify else result
+
+    def _inputs(self, given: tuple[Any, ...]) -> tuple[list[dict[str, Values]], bool]:
+        scans = self.logical.scans
+        if len(given) != len(scans):
+            names = ", ".join(s.name for s in scans)
+            raise ArgumentError("inputs", f"{len(given)} inputs", f"{len(scans)}: {names}")
+        arrays: list[Values] = []
+        many: set[int | None] = set()
+        for scan, value in zip(scans, given, strict=True):
+            array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+            want = shape(scan.axes)
+            if array.shape == want:
+                array = array[None]
+                many.add(None)
+            elif array.shape[1:] == want and array.ndim == len(want) + 1 and len(array):
+                many.add(None if len(array) == 1 else len(array))
+            else:
+                accepted = f"{want} or (N, {', '.join(map(str, want))})"
+                raise ArgumentError(scan.name, f"shape {array.shape}", accepted)
+            if array.dtype.kind not in "fiub":
+                raise ArgumentError(scan.name, f"dtype {array.dtype}", "numbers")
+            arrays.append(array.astype(self.logical.dtype, copy=False))
+        counts = many - {None}
+        if len(counts) > 1:
+            raise ArgumentError("inputs", f"batches of {sorted(counts, key=str)}", "one batch size")
+        count = counts.pop() if counts else None
+        images = [
+            {s.name: a[i if len(a) > 1 else 0] for s, a in zip(scans, arrays, strict=True)}
+            for i in range(count or 1)
+        ]
+        return images, count is not None
+
+    def _verified(self, result: Result, images: list[dict[str, Values]], count: int) -> Result:
+        """Compare sampled queries with full re-inference by a plan without delta rules."""
+        generator = np.random.default_rng(0)
+        queries = np.sort(generator.permutation(len(self.placed))[:count])
+        boxes = self.placed.take(queries).boxes(self.scan.axes)
+        options = replace(self.options, approximations={}, batch=None)
+        rules = rules_for(options).without("delta")
+        overlaid = self.workload.apply(self.logical)
+        memo = explore(overlaid, rules, {})
+        changed = {self.scan.name: boxes}
+        physical = Chooser(overlaid, memo, changed, len(queries), REFERENCE).choose()
+        dense = Engine(physical, emit(physical), changed, threads=self.options.threads)
+        worst = 0.0
+        for number, inputs in enumerate(images):
+            expected = dense.run(inputs)
+            for name, values in result.outputs.items():
+                got = (values[number] if result.many else values)[queries]
+                want = expected[name][:-1]
+                scale = float(np.abs(want).max()) or 1.0
+                worst = max(worst, float(np.abs(got - want).max()) / scale)
+        exact = not self.options.approximations
+        if exact and not worst <= self.options.tolerance:
+            raise VerificationError(
+                f"{count} sampled queries differ from full re-inference by {worst:.2e} of the largest "
+                f"output; the tolerance is {self.options.tolerance:g}",
+                hint="raise the tolerance, or leave out Winograd: Options(without=('WinogradProduct',))",
+            )
+        return replace(result, facts={**result.facts, "verified": len(queries), "error": worst})
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the plan to a file: data, never code, which :func:`load` reads without torch."""
+        options = asdict(replace(self.options, approximations={}))
+        options["approximations"] = dict(self.options.approximations)
+        about = {
+            "workload": self.workload.to_dict(),
+            "options": options,
+            "preprocess": self.preprocess.to_dict() if self.preprocess is not None else None,
+            "notes": list(self.notes),
+            "normalized_by": list(self._normalized_by),
+        }
+        planfile.save(path, planfile.Stored(self.logical, about))
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {k: v for k, v in self.__dict__.items() if k not in ("_planned", "_lock")}
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
+
+
+class _Bar:
+    """A progress bar on stderr, or the caller's function."""
+
+    def __init__(self, wanted: bool | None, total: int, given: Progress | None) -> None:
+        self.given = given
+        self.total = total
+        self.base = 0
+        self.bar: Any = None
+        show = sys.stderr.isatty() if wanted is None else wanted
+        if given is None and show:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, unit="query", file=sys.stderr, leave=False)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def start(self, base: int) -> None:
+        self.base = base
+
+    def update(self, done: int, _: int) -> None:
+        if self.given is not None:
+            self.given(self.base + done, self.total)
+        elif self.bar is not None:
+            self.bar.update(self.base + done - self.bar.n)
+
+
+def compile(
+    model: nn.Module | ExportedProgram | str | PathLike[str],
+    inputs: tuple[Tensor, ...] | None,
+    workload: Asked,
+    options: Options | None = None,
+    *,
+    name: str = "",
+    preprocess: Preprocess | None = None,
+) -> CompiledPlan:
+    """Compile a model for a workload.
+
+    Args:
+        model: a module in eval mode, an exported program, or the path of a ``.pt2`` file.
+        inputs: example inputs with a batch axis, such as one image (1, C, H, W); they fix the shapes.
+        workload: what is asked, such as :class:`kqo.Occlusion`.
+        options: how it may be computed.
+        name: what to call the model.
+        preprocess: how images become inputs, stored with the plan.
+
+    Raises:
+        ArgumentError: an argument that is not accepted.
+        ExportError: a model that torch.export cannot export.
+        UnsupportedOperator: an operator that the frontend does not know.
+    """
+    from kqo.frontend.lower import lower
+
+    options = options or Options()
+    if not isinstance(workload, (Occlusion, Regions)):
+        raise ArgumentError("workload", repr(workload), "kqo.Occlusion or kqo.Regions")
+    if options.target == "cuda":
+        from kqo.errors import DeviceError
+
+        raise DeviceError("target cuda: this version emits NumPy only", hint="target='numpy'")
+    if inputs is not None and not isinstance(inputs, tuple):
+        inputs = (inputs,)
+    lowered = lower(model, inputs, name)  # type: ignore[arg-type]
+    plan, trace = normalize(lowered.plan, rules_for(options))
+    fired = [a.rule for a in trace.applications]
+    return CompiledPlan(plan, workload, options, preprocess, lowered.notes, fired)
+
+
+def load(path: str | PathLike[str]) -> CompiledPlan:
+    """Read a plan file written by :meth:`CompiledPlan.save`. Needs no torch.
+
+    Raises:
+        PlanFileError: not a plan file, one of another version, or a damaged one.
+    """
+    from kqo.errors import KqoError, PlanFileError
+
+    stored = planfile.load(path)
+    about: Mapping[str, Any] = stored.about
+    try:
+        workload = from_dict(about["workload"])
+        options = Options(**about["options"])
+        given = about["preprocess"]
+        preprocess = None if given is None else Preprocess.from_dict(given)
+        return CompiledPlan(
+            stored.plan,
+            workload,
+            options,
+            preprocess,
+            tuple(about["notes"]),
+            tuple(about["normalized_by"]),
+        )
+    except (KqoError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise PlanFileError(f"{path}: damaged ({reason})") from None

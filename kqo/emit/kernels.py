@@ -1,0 +1,102 @@
+"""Kernels and operand vectors in the layout that emitted steps read, as NumPy expressions."""
+
+from __future__ import annotations
+
+import math
+
+from kqo.ir.nodes import Const, Domain, Node, Physical
+from kqo.ir.schema import Axes, features, names, shape, without_query
+from kqo.ir.window import contracted, roles
+
+# A kernel above this size is used in the memory order that it has; activations are permuted instead.
+LARGE_KERNEL = 16 << 20
+
+
+def _product(axes: Axes) -> int:
+    return math.prod(shape(axes))
+
+
+def permuted(const: str, own: tuple[str, ...], order: tuple[str, ...]) -> str:
+    """An expression for a constant with its axes in another order."""
+    permutation = tuple(own.index(n) for n in order)
+    if permutation == tuple(range(len(own))):
+        return f'c["{const}"]'
+    return f'c["{const}"].transpose({", ".join(map(str, permutation))})'
+
+
+def keeps_layout(node: Physical, itemsize: int) -> bool:
+    """Whether the kernel is too large to copy: memory order (columns, features, taps)."""
+    weight = node.weight
+    window = roles(node)
+    if window.tap_count == 1 or _product(weight.schema) * itemsize < LARGE_KERNEL:
+        return False
+    order = (*names(window.columns), *contracted(window), *names(window.taps))
+    return names(weight.schema) == order
+
+
+def gemm_kernel(node: Physical, itemsize: int) -> str:
+    """The kernel as a matrix (taps * features, columns)."""
+    weight = node.weight
+    assert isinstance(weight, Const)
+    window = roles(node)
+    inner = window.tap_count * _product(window.left_features)
+    wide = _product(window.columns)
+    own = names(weight.schema)
+    if keeps_layout(node, itemsize) or (
+        window.tap_count == 1
+        and own[: len(window.columns)] == names(window.columns)
+        and _product(weight.schema) * itemsize >= LARGE_KERNEL
+    ):
+        return f'c["{weight.name}"].reshape({wide}, {inner}).T'
+    order = (*names(window.taps), *contracted(window), *names(window.columns))
+    return f"np.ascontiguousarray({permuted(weight.name, own, order)}).reshape({inner}, {wide})"
+
+
+def winograd_kernel(node: Physical) -> str:
+    """The transformed kernel, (points, features, columns)."""
+    weight = node.weight
+    assert isinstance(weight, Const)
+    window = roles(node)
+    order = (*names(window.taps), *contracted(window), *names(window.columns))
+    deep, wide = _product(window.left_features), _product(window.columns)
+    taken = permuted(weight.name, names(weight.schema), order)
+    return f"winograd_kernel({taken}.reshape(3, 3, {deep}, {wide}), G{node.tile})"
+
+
+def depthwise_kernel(node: Physical) -> str | None:
+    """The kernel as (taps, columns), or None where all weights are 1."""
+    weight = node.weight
+    if isinstance(weight, Domain):
+        return None
+    assert isinstance(weight, Const)
+    window = roles(node)
+    order = (*names(window.taps), *names(window.left_features))
+    own = names(weight.schema)
+    taken = permuted(weight.name, own, tuple(n for n in order if n in own))
+    extents = [1 if n not in own else dict(weight.schema)[n] for n in order]
+    full = shape((*window.taps, *window.left_features))
+    widened = f"np.broadcast_to({taken}.reshape({extents}), {list(full)})"
+    return f"np.ascontiguousarray({widened}).reshape({window.tap_count}, {_product(window.left_features)})"
+
+
+def vector(operand: Node, columns: Axes) -> str:
+    """A constant operand without positions as a row (1, columns)."""
+    if isinstance(operand, Domain):
+        return "np.ones((1, 1), dtype=np.float32)"
+    assert isinstance(operand, Const)
+    own = names(operand.schema)
+    order = tuple(n for n in names(columns) if n in own)
+    taken = permuted(operand.name, own, order)
+    if order == names(columns):
+        return f"np.ascontiguousarray({taken}).reshape(1, {_product(columns)})"
+    extents = [dict(operand.schema)[n] if n in own else 1 for n in names(columns)]
+    full = list(shape(columns))
+    return (
+        f"np.ascontiguousarray(np.broadcast_to({taken}.reshape({extents}), {full}))"
+        f".reshape(1, {_product(columns)})"
+    )
+
+
+def columns_of(node: Node) -> Axes:
+    """Feature axes of a node: its columns."""
+    return features(without_query(node.schema))

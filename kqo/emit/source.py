@@ -1,0 +1,225 @@
+"""Fills the templates of ``codegen/``: a physical plan becomes one readable Python source.
+
+The source is what runs. It defines one function per distinct step, the constants in the layouts that
+the steps read, and the program: which function computes the rows of which table.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from kqo.data import data_path
+from kqo.emit import kernels
+from kqo.emit.tail import helpers_in, tail_lines
+from kqo.emit.winograd import matrices
+from kqo.ir.nodes import Const, Physical, Union
+from kqo.ir.scalar import format_expr
+from kqo.ir.schema import features, shape, size
+from kqo.ir.window import roles
+from kqo.planner.physical import PhysicalPlan, Step
+
+
+@lru_cache(maxsize=1)
+def _templates() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(data_path("codegen", "numpy")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One step's text: body of its function, and its constants as (name, expression)."""
+
+    body: str
+    constants: tuple[tuple[str, str], ...]
+    title: str
+
+
+def _indented(lines: list[str]) -> str:
+    return "".join(f"        {line}\n" for line in lines)
+
+
+def _title(step: Step) -> str:
+    """What the step does, in one line."""
+    node = step.node
+    if not isinstance(node, Physical):
+        return f"{node.op}, plain" if step.form == "plain" else step.form
+    window = roles(node)
+    taps = "x".join(str(e) for e in shape(window.taps)) if node.agg else ""
+    wide = size(features(node.schema))
+    what = {"gather_gemm": "gather-GEMM", "winograd": f"Winograd F({node.tile}, 3)"}.get(
+        step.form, step.form
+    )
+    into = f"{size(window.left_features)} to {wide} columns" if node.agg == "sum" else ""
+    tail = "" if format_expr(node.tail) == "v" else f"then {format_expr(node.tail)}"
+    parts = [p for p in (f"{taps} window" if taps else "", f"{what} {node.agg}", into, tail) if p]
+    return ", ".join(parts)
+
+
+def _operands(node: Physical) -> tuple[list[str], list[tuple[str, str]]]:
+    """Statements that fetch row operands, and vector operands as constants."""
+    fetch: list[str] = []
+    constants: list[tuple[str, str]] = []
+    from kqo.ir.schema import positions
+
+    for i, operand in enumerate(node.operands):
+        if isinstance(operand, Const) and not positions(operand.schema):
+            constants.append((f"a{i}", kernels.vector(operand, kernels.columns_of(node))))
+            fetch.append(f'a{i} = k["a{i}"]')
+        else:
+            fetch.append(f'a{i} = w.gather(s.inputs[{i + 2}], a, z, "a{i}")')
+    return fetch, constants
+
+
+def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
+    node = step.node
+    itemsize = np.dtype(plan.dtype).itemsize
+    values: dict[str, object] = {}
+    constants: list[tuple[str, str]] = []
+    if step.form in ("plain", "patch"):
+        constants = [
+            (c.name, f'c["{c.name}"]')
+            for c in _constants_below(step)
+            if c.name in plan.constants
+        ]
+        return _Piece(_templates().get_template(f"{step.form}.py.j2").render(), tuple(constants), _title(step))
+    if step.form == "concat":
+        tables = [plan.tables[t] for t in step.sources if t is not None]
+        ends = np.cumsum([t.columns for t in tables])
+        values["columns"] = [
+            (int(e) - t.columns, int(e)) for e, t in zip(ends, tables, strict=True)
+        ]
+        lines: list[str] = []
+        if isinstance(node, Physical):
+            fetch, constants = _operands(node)
+            lines = fetch + tail_lines(node.tail)
+        else:
+            assert isinstance(node, Union)
+    else:
+        assert isinstance(node, Physical)
+        window = roles(node)
+        fetch, constants = _operands(node)
+        lines = fetch + tail_lines(node.tail, "v" if step.form == "rowwise" else "t")
+        deep, wide = size(window.left_features), size(window.columns)
+        values.update(taps=window.tap_count, deep=deep, wide=wide, agg=node.agg)
+        if step.form == "gather_gemm":
+            values["transposed"] = kernels.keeps_layout(node, itemsize)
+            constants.insert(0, ("kernel", kernels.gemm_kernel(node, itemsize)))
+        elif step.form == "winograd":
+            values.update(tile=node.tile, points=(node.tile + 2) ** 2, outputs=node.tile**2)
+            constants.insert(0, ("kernel", kernels.winograd_kernel(node)))
+        elif step.form == "taps":
+            kernel = kernels.depthwise_kernel(node)
+            values["weighted"] = kernel is not None
+            if kernel is not None:
+                constants.insert(0, ("kernel", kernel))
+    body = _templates().get_template(f"{step.form}.py.j2").render(tail=_indented(lines), **values)
+    return _Piece(re.sub(r"\n\s*\n", "\n", body.rstrip()) + "\n", tuple(constants), _title(step))
+
+
+def _constants_below(step: Step) -> list[Const]:
+    from kqo.ir.nodes import walk
+
+    return [n for n in walk(step.node) if isinstance(n, Const)]
+
+
+def _identifier(name: str) -> str:
+    cleaned = re.sub(r"\W+", "_", name).strip("_") or "step"
+    return f"n{cleaned}" if cleaned[0].isdigit() else cleaned
+
+
+def emit(plan: PhysicalPlan) -> str:
+    """The Python source of a physical plan."""
+    functions: dict[str, str] = {}
+    titles: dict[str, str] = {}
+    constants: dict[tuple[tuple[str, str], ...], str] = {}
+    program: list[str] = []
+    helpers: set[str] = set()
+    tiles: set[int] = set()
+    taken: set[str] = set()
+    for step in plan.steps:
+        piece = _piece(step, plan)
+        if piece.body not in functions:
+            name = base = _identifier(step.name or step.form)
+            number = 2
+            while name in taken:
+                name = f"{base}_{number}"
+                number += 1
+            taken.add(name)
+            functions[piece.body] = name
+            titles[name] = piece.title
+        helpers |= helpers_in([line.strip() for line in piece.body.splitlines()])
+        if step.form == "winograd" and isinstance(step.node, Physical):
+            tiles.add(step.node.tile)
+        key = piece.constants
+        if key and key not in constants:
+            constants[key] = f"{functions[piece.body]}_{len(constants)}"
+        kind = "delta" if step.delta else ("view" if step.once else "view per batch")
+        used = f'"{constants[key]}"' if key else "None"
+        program.append(
+            f'    ({functions[piece.body]}, {used}),  # {len(program)}: {kind} rows of {step.name}\n'
+        )
+    return _assemble(plan, functions, titles, constants, program, helpers, tiles)
+
+
+def _assemble(
+    plan: PhysicalPlan,
+    functions: dict[str, str],
+    titles: dict[str, str],
+    constants: dict[tuple[tuple[str, str], ...], str],
+    program: list[str],
+    helpers: set[str],
+    tiles: set[int],
+) -> str:
+    out = [
+        f'"""{plan.name}: an incremental plan, emitted by kqo.\n\n',
+        "Relations are matrices, one row per position and one column per feature. Each function computes\n",
+        "rows of one relation, a block of rows a to z at a time: s holds the step's rows and row numbers,\n",
+        'k its constants, w scratch memory.\n"""\n\n',
+        "import numpy as np\n\n",
+    ]
+    if helpers:
+        out.append(f"from kqo.runtime.functions import {', '.join(sorted(helpers))}\n\n")
+    for tile in sorted(tiles):
+        out.append(_matrices(tile, plan.dtype))
+    if tiles:
+        out.append(
+            "\ndef winograd_kernel(g, G):\n"
+            '    """Kernel g (3, 3, features, columns) as (points, features, columns): G g G^T."""\n'
+            '    u = np.einsum("ai,bj,ijkl->abkl", G, G, g, optimize=True)\n'
+            f"    return np.ascontiguousarray(u.reshape(-1, *g.shape[2:]), dtype=np.{plan.dtype})\n"
+        )
+    for body, name in functions.items():
+        out.append(f'\n\ndef {name}(s, k, w, blocks):\n    """{titles[name]}."""\n{body}')
+    out.append("\n\ndef constants(c):\n")
+    out.append('    """Kernels and vectors in the layouts that the steps read."""\n    return {\n')
+    for key, name in constants.items():
+        out.append(f'        "{name}": {{\n')
+        out += [f'            "{field}": {expression},\n' for field, expression in key]
+        out.append("        },\n")
+    out.append("    }\n\n\nPROGRAM = [\n")
+    out += program
+    out.append("]\n")
+    return "".join(out)
+
+
+def _matrices(tile: int, dtype: str) -> str:
+    a, g, b = matrices(tile, 3)
+    lines = [f"# F({tile}x{tile}, 3x3): outputs A m, inputs B d, kernel G g G^T.\n"]
+    lines.append(f"G{tile} = np.array({g.tolist()})\n")
+    for letter, matrix in (("A", a), ("B", b)):
+        lines.append(
+            f"{letter}{tile} = np.array({matrix.tolist()})\n"
+            f"{letter}{tile} = np.kron({letter}{tile}, {letter}{tile}).astype(np.{dtype})\n"
+        )
+    return "".join(lines)

@@ -1,0 +1,58 @@
+"""Winograd's minimal filtering: the transform matrices of F(m x m, r x r).
+
+A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016; built by the
+Cook-Toom construction over rational points, exactly, and rounded once.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = list[list[Fraction]]
+POINTS = [Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2", "4", "-4")]
+
+
+def _polynomial(roots: list[Fraction]) -> list[Fraction]:
+    """Coefficients, lowest degree first, of the product of (x - root)."""
+    product = [Fraction(1)]
+    for root in roots:
+        shifted = [Fraction(0), *product]
+        product = [
+            a - root * b for a, b in zip(shifted, [*product, Fraction(0)], strict=True)
+        ]
+    return product
+
+
+def cook_toom(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
+    """Exact matrices (A, G, B) with ``y = A ((G g) * (B d))`` for m outputs of an r-tap filter.
+
+    A is (m, n), G is (n, r), B is (n, n), with n = m + r - 1.
+    """
+    n = m + r - 1
+    points = POINTS[: n - 1]
+    a = [[p**i for p in points] + [Fraction(int(i == m - 1))] for i in range(m)]
+    g: Matrix = []
+    b: Matrix = []
+    for j, point in enumerate(points):
+        others = points[:j] + points[j + 1 :]
+        scale = Fraction(1)
+        for other in others:
+            scale *= point - other
+        g.append([point**i / scale for i in range(r)])
+        b.append([*_polynomial(others), Fraction(0)])
+    g.append([Fraction(int(i == r - 1)) for i in range(r)])
+    b.append(_polynomial(points))
+    return a, g, b
+
+
+@lru_cache(maxsize=None)
+def matrices(
+    m: int, r: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The same matrices in float64."""
+    a, g, b = cook_toom(m, r)
+    return tuple(np.array([[float(v) for v in row] for row in x]) for x in (a, g, b))  # type: ignore[return-value]

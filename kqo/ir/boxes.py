@@ -1,0 +1,398 @@
+"""Concrete regions: boxes per query, and the evaluation of symbolic regions once positions are known.
+
+Arrays are padded to the largest number of boxes of any query; an empty slot has ``lo >= hi`` on some
+axis. All arithmetic is vectorized over queries. Every function may return a superset (a hull where the
+exact set would need many boxes); none may lose a key.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kqo.errors import PlanError
+from kqo.ir.equations import Affine, Condition, Ranged
+from kqo.ir.region import (
+    Changed,
+    Clip,
+    Either,
+    Everything,
+    Image,
+    Region,
+    Regroup,
+    Shift,
+)
+from kqo.ir.schema import Axes, names, shape
+
+Ints = NDArray[np.int64]
+MOST_BOXES = 8
+MOST_TAPS = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Boxes:
+    """Boxes per query over named axes.
+
+    Attributes:
+        axes: names of the key axes.
+        lo: first key of each box, shape (queries, boxes, axes), int64.
+        hi: one past its last key, same shape.
+    """
+
+    axes: tuple[str, ...]
+    lo: Ints
+    hi: Ints
+
+    @property
+    def queries(self) -> int:
+        """Number of queries."""
+        return int(self.lo.shape[0])
+
+    @property
+    def filled(self) -> NDArray[np.bool_]:
+        """Which slots hold a box that is not empty, shape (queries, boxes)."""
+        return np.asarray((self.hi > self.lo).all(axis=2))
+
+    def volume(self) -> Ints:
+        """Keys per query, shape (queries,); right only where boxes are disjoint."""
+        extent = np.maximum(self.hi - self.lo, 0)
+        return np.asarray(extent.prod(axis=2).sum(axis=1), dtype=np.int64)
+
+    def select(self, queries: slice | Ints) -> Boxes:
+        """The boxes of some queries."""
+        return Boxes(self.axes, self.lo[queries], self.hi[queries])
+
+
+def everything(axes: Axes, queries: int) -> Boxes:
+    """One box per query that covers all keys."""
+    extents = np.array(shape(axes), dtype=np.int64).reshape(1, 1, -1)
+    hi = np.broadcast_to(extents, (queries, 1, extents.shape[2])).copy()
+    return Boxes(names(axes), np.zeros_like(hi), hi)
+
+
+def _tidy(axes: tuple[str, ...], lo: Ints, hi: Ints) -> Boxes:
+    """Drop slots that are empty for every query, boxes inside others, and boxes beyond MOST_BOXES."""
+    filled = (hi > lo).all(axis=2)
+    lo = np.where(filled[:, :, None], lo, 0)
+    hi = np.where(filled[:, :, None], hi, 0)
+    count = lo.shape[1]
+    if 1 < count <= 64:
+        for i, j in itertools.permutations(range(count), 2):
+            inside = ((lo[:, i] >= lo[:, j]) & (hi[:, i] <= hi[:, j])).all(axis=1)
+            gone = inside & filled[:, i] & filled[:, j]
+            filled[gone, i] = False
+    hi[~filled] = 0
+    lo[~filled] = 0
+    if count > 1:
+        order = np.argsort(~filled, axis=1, kind="stable")
+        lo = np.take_along_axis(lo, order[:, :, None], axis=1)
+        hi = np.take_along_axis(hi, order[:, :, None], axis=1)
+        most = max(1, int(filled.sum(axis=1).max(initial=0)))
+        lo, hi = lo[:, :most], hi[:, :most]
+        if most > MOST_BOXES:
+            return hull(Boxes(axes, lo, hi))
+    return Boxes(axes, lo, hi)
+
+
+def hull(boxes: Boxes) -> Boxes:
+    """The smallest single box per query that covers its boxes."""
+    filled = boxes.filled[:, :, None]
+    lo = np.where(filled, boxes.lo, np.iinfo(np.int64).max).min(axis=1, keepdims=True)
+    hi = np.where(filled, boxes.hi, 0).max(axis=1, keepdims=True)
+    return Boxes(boxes.axes, np.where(hi > 0, lo, 0), hi)
+
+
+def union(several: Sequence[Boxes]) -> Boxes:
+    """Union of regions over the same axes."""
+    first = several[0]
+    if any(b.axes != first.axes for b in several):
+        raise PlanError(f"union of regions over different axes: {[b.axes for b in several]}")
+    lo = np.concatenate([b.lo for b in several], axis=1)
+    hi = np.concatenate([b.hi for b in several], axis=1)
+    return _tidy(first.axes, lo, hi)
+
+
+def disjoint(boxes: Boxes) -> Boxes:
+    """The same keys in boxes that do not overlap; a hull where that holds as few keys."""
+    if boxes.lo.shape[1] == 1:
+        return boxes
+    pieces: list[tuple[Ints, Ints]] = []
+    for i in range(boxes.lo.shape[1]):
+        parts = [(boxes.lo[:, i], boxes.hi[:, i])]
+        for j in range(i):
+            parts = [
+                piece
+                for lo, hi in parts
+                for piece in _subtract(lo, hi, boxes.lo[:, j], boxes.hi[:, j])
+            ]
+        pieces += parts
+    lo = np.stack([p[0] for p in pieces], axis=1)
+    hi = np.stack([p[1] for p in pieces], axis=1)
+    split = _tidy(boxes.axes, lo, hi)
+    whole = hull(boxes)
+    if int(whole.volume().sum()) <= 1.02 * int(split.volume().sum()):
+        return whole
+    return split
+
+
+def _subtract(lo: Ints, hi: Ints, cut_lo: Ints, cut_hi: Ints) -> list[tuple[Ints, Ints]]:
+    """One box per query minus another, as at most two boxes an axis; all arrays (queries, axes)."""
+    meets = ((cut_hi > lo) & (cut_lo < hi) & (cut_hi > cut_lo)).all(axis=1)
+    found = []
+    lo, hi = lo.copy(), hi.copy()
+    untouched = np.where(meets[:, None], 0, hi)
+    found.append((lo.copy(), untouched))
+    hi = np.where(meets[:, None], hi, 0)
+    for axis in range(lo.shape[1]):
+        below_hi = hi.copy()
+        below_hi[:, axis] = np.minimum(hi[:, axis], cut_lo[:, axis])
+        above_lo = lo.copy()
+        above_lo[:, axis] = np.maximum(lo[:, axis], cut_hi[:, axis])
+        found += [(lo.copy(), below_hi), (above_lo, hi.copy())]
+        lo[:, axis] = np.maximum(lo[:, axis], cut_lo[:, axis])
+        hi[:, axis] = np.minimum(hi[:, axis], cut_hi[:, axis])
+    return [(a, b) for a, b in found if (b > a).all(axis=1).any()]
+
+
+def project(boxes: Boxes, axes: tuple[str, ...]) -> Boxes:
+    """Disjoint boxes over some of the axes: the shadow of a region, as rows are the shadow of cells."""
+    filled = boxes.filled[:, :, None]
+    index = [boxes.axes.index(name) for name in axes]
+    if not index:
+        one = filled.any(axis=1)[:, :, None]
+        empty = np.zeros((boxes.queries, 1, 0), dtype=np.int64)
+        if not bool(one.all()):
+            # A relation without positions has one row; it is recomputed for every query.
+            return Boxes((), empty, empty)
+        return Boxes((), empty, empty)
+    lo = np.where(filled, boxes.lo[:, :, index], 0)
+    hi = np.where(filled, boxes.hi[:, :, index], 0)
+    return disjoint(_tidy(axes, lo, hi))
+
+
+Intervals = list[tuple[Ints, Ints]]
+
+
+def _affine_intervals(
+    lo: Ints, hi: Ints, condition: Affine, out: str, sizes: Mapping[str, int]
+) -> Intervals:
+    """Output keys along ``out`` that read a key in [lo, hi): intervals, ascending and disjoint."""
+    step = 0
+    others: list[range] = []
+    for coefficient, name in condition.terms:
+        if name == out:
+            step += coefficient
+        else:
+            others.append(range(0, coefficient * sizes[name], coefficient))
+    extent = sizes[out]
+    if step <= 0:
+        return [(np.zeros_like(lo), np.full_like(hi, extent))]
+    first = condition.scale * lo - condition.offset
+    last = condition.scale * (hi - 1) - condition.offset
+    if math.prod(map(len, others)) > MOST_TAPS:
+        shifts = [sum(min(r) for r in others), sum(max(r) for r in others)]
+        start = -((shifts[1] - first) // step)
+        end = (last - shifts[0]) // step + 1
+        return [(np.clip(start, 0, extent), np.clip(end, 0, extent))]
+    taps = sorted({sum(combo) for combo in itertools.product(*others)}, reverse=True)
+    found: Intervals = []
+    reach = np.full(lo.shape, -1, dtype=np.int64)
+    for tap in taps:
+        start = np.maximum(-((tap - first) // step), 0)
+        end = np.minimum((last - tap) // step + 1, extent)
+        if condition.scale > 1 and found:
+            start = np.minimum(start, reach + 1)
+        start = np.maximum(start, reach)
+        some = end > start
+        if found:
+            before_lo, before_hi = found[-1]
+            joins = (start <= before_hi) | ~some | (before_hi <= before_lo)
+            if bool(joins.all()):
+                fresh = before_hi <= before_lo
+                found[-1] = (
+                    np.where(some & fresh, start, before_lo),
+                    np.where(some, end, before_hi),
+                )
+                reach = np.where(some, end, reach)
+                continue
+        found.append((start, np.where(some, end, start)))
+        reach = np.where(some, end, reach)
+    return found
+
+
+def _ranged_intervals(lo: Ints, hi: Ints, condition: Ranged) -> Intervals:
+    """Output keys whose range of the tables meets [lo, hi)."""
+    start = np.searchsorted(np.array(condition.hi), lo, side="right")
+    end = np.searchsorted(np.array(condition.lo), hi, side="left")
+    return [(start.astype(np.int64), end.astype(np.int64))]
+
+
+def image(boxes: Boxes, on: tuple[Condition, ...], taps: Axes, into: Axes) -> Boxes:
+    """Forward image of a region through a join's conditions: see :class:`kqo.ir.region.Image`.
+
+    For one axis of a window this is the exact form of Krypton's output patch (SIGMOD 2019, equations
+    2 to 5), with the true alignment and border of every query in place of its upper bound.
+    """
+    sizes = {axis.name: axis.extent or 0 for axis in (*taps, *into)}
+    index = {name: i for i, name in enumerate(boxes.axes)}
+    bound = {condition.axis: condition for condition in on}
+    per_axis: list[Intervals] = []
+    filled = boxes.filled
+    for axis in into:
+        extent = sizes[axis.name]
+        choices: Intervals | None = None
+        if axis.name in index and axis.name not in bound:
+            i = index[axis.name]
+            choices = [(boxes.lo[:, :, i], np.minimum(boxes.hi[:, :, i], extent))]
+        else:
+            for condition in on:
+                if condition.axis not in index or axis.name not in condition.reads:
+                    continue
+                i = index[condition.axis]
+                lo, hi = boxes.lo[:, :, i], boxes.hi[:, :, i]
+                if isinstance(condition, Affine):
+                    choices = _affine_intervals(lo, hi, condition, axis.name, sizes)
+                elif axis.name == condition.out:
+                    choices = _ranged_intervals(lo, hi, condition)
+        if choices is None:
+            zero = np.zeros(boxes.lo.shape[:2], dtype=np.int64)
+            choices = [(zero, zero + extent)]
+        per_axis.append(choices)
+    lows, highs = [], []
+    for combo in itertools.product(*per_axis):
+        lo = np.stack([c[0] for c in combo], axis=2) if combo else boxes.lo[:, :, :0]
+        hi = np.stack([c[1] for c in combo], axis=2) if combo else boxes.hi[:, :, :0]
+        lows.append(np.where(filled[:, :, None], lo, 0))
+        highs.append(np.where(filled[:, :, None], hi, 0))
+    return _tidy(names(into), np.concatenate(lows, axis=1), np.concatenate(highs, axis=1))
+
+
+def clip(boxes: Boxes, tau: float, into: Axes) -> Boxes:
+    """Cut each position axis to round(tau * extent), around the region's centre.
+
+    Krypton's projective-field threshold (SIGMOD 2019, equations 15 and 16), on the exact region.
+    """
+    from kqo.ir.schema import is_position
+
+    whole = hull(boxes)
+    lo, hi = boxes.lo.copy(), boxes.hi.copy()
+    for i, axis in enumerate(into):
+        if not is_position(axis.name) or axis.extent is None:
+            continue
+        most = max(1, round(tau * axis.extent))
+        width = whole.hi[:, :, i] - whole.lo[:, :, i]
+        start = whole.lo[:, :, i] + np.maximum(width - most, 0) // 2
+        end = np.where(width > most, start + most, whole.hi[:, :, i])
+        lo[:, :, i] = np.clip(lo[:, :, i], start, end)
+        hi[:, :, i] = np.clip(hi[:, :, i], start, end)
+    return _tidy(boxes.axes, lo, hi)
+
+
+def regroup(boxes: Boxes, source: Axes, order: tuple[str, ...], into: Axes) -> Boxes:
+    """Image under a Rekey: exact on axes that are kept or merged from one end, whole on others."""
+    extents = {axis.name: axis.extent or 0 for axis in source}
+    index = {name: i for i, name in enumerate(boxes.axes)}
+    zero = np.zeros(boxes.lo.shape[:2], dtype=np.int64)
+    lows: list[Ints] = []
+    highs: list[Ints] = []
+    for olds, news in aligned(tuple((n, extents[n]) for n in order), into):
+        if len(news) == 1:
+            start, end = zero, zero
+            for name in olds:
+                start = start * extents[name] + boxes.lo[:, :, index[name]]
+                end = end * extents[name] + boxes.hi[:, :, index[name]] - 1
+            lows.append(start)
+            highs.append(end + 1)
+            continue
+        for axis in news:
+            lows.append(zero)
+            highs.append(zero + (axis.extent or 0))
+    filled = boxes.filled[:, :, None]
+    lo = np.where(filled, np.stack(lows, axis=2), 0)
+    hi = np.where(filled, np.stack(highs, axis=2), 0)
+    return _tidy(names(into), lo, hi)
+
+
+def aligned(
+    old: tuple[tuple[str, int], ...], new: Axes
+) -> list[tuple[tuple[str, ...], Axes]]:
+    """Split a reshape into the smallest runs of old and new axes with equal products."""
+    runs: list[tuple[tuple[str, ...], Axes]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        olds, news = [], []
+        left = right = 1
+        if i < len(old):
+            olds.append(old[i][0])
+            left = old[i][1]
+            i += 1
+        if j < len(new):
+            news.append(new[j])
+            right = new[j].extent or 0
+            j += 1
+        while left != right:
+            if left < right:
+                olds.append(old[i][0])
+                left *= old[i][1]
+                i += 1
+            else:
+                news.append(new[j])
+                right *= new[j].extent or 0
+                j += 1
+        runs.append((tuple(olds), tuple(news)))
+    return runs
+
+
+def bind(
+    region: Region, changed: Mapping[str, Boxes], known: dict[Region, Boxes] | None = None
+) -> Boxes:
+    """Evaluate a symbolic region.
+
+    Args:
+        region: the expression.
+        changed: boxes of each base relation's region relation, over the Scan's axes.
+        known: results so far, shared among calls; filled in.
+
+    Raises:
+        PlanError: the region relation of a base relation is missing.
+    """
+    known = {} if known is None else known
+    found = known.get(region)
+    if found is not None:
+        return found
+    if isinstance(region, Changed):
+        if region.relation not in changed:
+            raise PlanError(f"no positions are given for the region relation of {region.relation}")
+        found = changed[region.relation]
+    elif isinstance(region, Everything):
+        queries = next(iter(changed.values())).queries
+        found = everything(region.into, queries)
+    elif isinstance(region, Either):
+        found = union([bind(part, changed, known) for part in region.of])
+    else:
+        inner = bind(region.of, changed, known)
+        if isinstance(region, Image):
+            found = image(inner, region.on, region.taps, region.into)
+        elif isinstance(region, Shift):
+            axis = inner.axes.index(region.axis)
+            offset = np.zeros(len(inner.axes), dtype=np.int64)
+            offset[axis] = region.offset
+            filled = inner.filled[:, :, None]
+            found = Boxes(
+                inner.axes,
+                np.where(filled, inner.lo + offset, 0),
+                np.where(filled, inner.hi + offset, 0),
+            )
+        elif isinstance(region, Regroup):
+            found = regroup(inner, region.source, region.order, region.into)
+        elif isinstance(region, Clip):
+            found = clip(inner, region.tau, region.into)
+        else:
+            raise PlanError(f"unknown region {region!r}")
+    known[region] = found
+    return found

@@ -1,0 +1,179 @@
+"""What a join-and-group does, sorted by role: positions, taps, and features.
+
+The planner, the physical rules and the row engine all ask the same questions of
+``Group(Join(left, right, on, axes), by)``: which output axes are rows, which axes are taps of a
+window, which features are contracted. This module answers them once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from kqo.ir.equations import Affine, Condition, Ranged, equal
+from kqo.ir.nodes import Domain, Group, Join, Node, Physical
+from kqo.ir.schema import Axes, features, is_position, names, positions, size, without_query
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The roles of the axes of a join-and-group.
+
+    Attributes:
+        rows: output position axes.
+        reads: for each position axis of the left relation, in its order, the condition that binds it;
+            an axis that is not bound is read at its own name.
+        taps: axes that are aggregated away and that ``reads`` mention, in the join's order.
+        columns: output feature axes.
+        left_features: feature axes of the left relation.
+        feature_on: conditions that bind feature axes of the left relation, by axis.
+        summed: feature axes of the join that are aggregated away.
+        ok: whether rows can be numbered by positions alone (no position is bound by a feature).
+    """
+
+    rows: Axes
+    reads: tuple[tuple[str, Condition], ...]
+    taps: Axes
+    columns: Axes
+    left_features: Axes
+    feature_on: tuple[tuple[str, Condition], ...]
+    summed: Axes
+    ok: bool
+
+    @property
+    def tap_count(self) -> int:
+        """Number of taps: rows of the left relation that one output row reads."""
+        return size(self.taps)
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether every output row reads the left row at its own position, and no other."""
+        return all(c == equal(a, a) for a, c in self.reads) and names(self.rows) == tuple(
+            a for a, _ in self.reads
+        )
+
+
+@lru_cache(maxsize=8192)
+def window_of(
+    left: Node, right: Node, on: tuple[Condition, ...], axes: Axes, by: tuple[str, ...]
+) -> Window:
+    """Sort the axes of ``Group(Join(left, right, on, axes, ...), by, ...)`` by role."""
+    joined = without_query(Join(left, right, on, axes, "mul").schema)
+    extents = dict(joined)
+    source = without_query(left.schema)
+    bound = {c.axis: c for c in on}
+    reads: list[tuple[str, Condition]] = []
+    mentioned: set[str] = set()
+    ok = True
+    for axis in positions(source):
+        condition = bound.get(axis.name, equal(axis.name, axis.name))
+        reads.append((axis.name, condition))
+        mentioned.update(condition.reads)
+    rows = tuple((a, extents[a]) for a in by if is_position(a))
+    taps = tuple(a for a in joined if a.name in mentioned and a.name not in by)
+    columns = tuple(a for a in joined if a.name in by and not is_position(a.name))
+    columns = tuple(sorted(columns, key=lambda a: by.index(a.name)))
+    if mentioned & set(names(columns)):
+        ok = False
+    feature_on = tuple(
+        (a.name, bound[a.name]) for a in features(source) if a.name in bound
+    )
+    for _, condition in feature_on:
+        if any(is_position(n) for n in condition.reads):
+            ok = False
+    gone = {a.name for a in taps}
+    summed = tuple(
+        a for a in joined if a.name not in by and a.name not in gone and not is_position(a.name)
+    )
+    stray = [
+        a for a in joined if a.name not in by and a.name not in gone and is_position(a.name)
+    ]
+    if stray:
+        ok = False
+    from kqo.ir.schema import Axis
+
+    return Window(
+        tuple(Axis(*r) for r in rows),
+        tuple(reads),
+        taps,
+        columns,
+        features(source),
+        feature_on,
+        summed,
+        ok,
+    )
+
+
+def roles(node: Node) -> Window:
+    """The window of a Group (over a Join or not), a bare Join, or a Physical node that aggregates."""
+    if isinstance(node, Physical):
+        by = node.by if node.agg else names(node.axes)
+        return window_of(node.input, node.weight, node.on, node.axes if node.agg else (), by)
+    if isinstance(node, Group):
+        if isinstance(node.input, Join):
+            j = node.input
+            return window_of(j.left, j.right, j.on, j.axes, node.by)
+        return window_of(node.input, Domain(()), (), (), node.by)
+    if isinstance(node, Join):
+        by = names(without_query(node.schema))
+        return window_of(node.left, node.right, node.on, node.axes, by)
+    by = names(without_query(node.schema))
+    return window_of(node.inputs[0], Domain(()), (), (), by)
+
+
+def is_contraction(window: Window, right: Node) -> bool:
+    """Whether a sum of products is one matrix product per tap: every feature of the left is summed,
+    every output feature comes from the right, and the right has no positions of its own."""
+    if not window.ok or positions(right.schema):
+        return False
+    out = set(names(window.columns))
+    right_axes = set(names(right.schema))
+    if not out <= right_axes:
+        return False
+    bound = dict(window.feature_on)
+    for axis in window.left_features:
+        condition = bound.get(axis.name)
+        if condition is None:
+            if axis.name in out or axis.name not in right_axes:
+                return False
+        elif not (
+            isinstance(condition, Affine)
+            and condition == equal(axis.name, condition.terms[0][1] if condition.terms else "")
+            and condition.terms[0][1] not in out
+            and condition.terms[0][1] in right_axes
+        ):
+            return False
+    allowed = out | set(names(window.taps)) | set(contracted(window))
+    return right_axes <= allowed and set(names(window.summed)) <= set(contracted(window))
+
+
+def contracted(window: Window) -> tuple[str, ...]:
+    """For a contraction: the right's name for each feature axis of the left, in the left's order."""
+    bound = dict(window.feature_on)
+    return tuple(
+        bound[a.name].reads[0] if a.name in bound else a.name for a in window.left_features
+    )
+
+
+def is_depthwise(window: Window, right: Node) -> bool:
+    """Whether features pass through: columns out are the columns in, and the right has at most
+    features of the left and taps (a domain of taps, or one filter per channel)."""
+    if not window.ok or window.feature_on or window.summed or positions(right.schema):
+        return False
+    own = names(window.left_features)
+    if names(window.columns) != own:
+        return False
+    return set(names(right.schema)) <= set(own) | set(names(window.taps))
+
+
+def strides_are_one(conditions: Iterable[Condition], taps: Axes, extent: int) -> bool:
+    """Whether every condition is ``a = a + k + offset`` with a tap axis of the given extent."""
+    sizes = dict(taps)
+    for condition in conditions:
+        if isinstance(condition, Ranged) or condition.scale != 1 or len(condition.terms) != 2:
+            return False
+        (one, out), (dilation, tap) = condition.terms
+        if one != 1 or dilation != 1 or out != condition.axis or sizes.get(tap) != extent:
+            return False
+    return True

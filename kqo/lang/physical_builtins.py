@@ -1,0 +1,92 @@
+"""Builtins of the physical rules: which implementation a join-and-group admits."""
+
+from __future__ import annotations
+
+from kqo.ir.nodes import Const, Domain, Node
+from kqo.ir.scalar import Expr, Var, call
+from kqo.ir.schema import Axes, features, names, positions, without_query
+from kqo.ir.window import is_contraction, is_depthwise, strides_are_one, window_of
+from kqo.lang.registry import Conditions, Names, Nodes, builtin
+
+
+@builtin
+def is_matrix_product(left: Node, right: Node, on: Conditions, axes: Axes, by: Names) -> bool:
+    """Whether a sum of products contracts all features of the left with a constant kernel."""
+    return isinstance(right, Const) and is_contraction(window_of(left, right, on, axes, by), right)
+
+
+@builtin
+def is_per_feature(left: Node, right: Node, on: Conditions, axes: Axes, by: Names) -> bool:
+    """Whether features pass through a window: pooling, or one constant filter per feature."""
+    return isinstance(right, (Const, Domain)) and is_depthwise(
+        window_of(left, right, on, axes, by), right
+    )
+
+
+@builtin
+def is_dense_window(
+    left: Node, right: Node, on: Conditions, axes: Axes, by: Names, extent: int
+) -> bool:
+    """Whether the window is two-dimensional, ``extent`` wide on both axes, with stride and dilation 1."""
+    window = window_of(left, right, on, axes, by)
+    return len(window.rows) == 2 and strides_are_one(
+        [condition for _, condition in window.reads], window.taps, int(extent)
+    )
+
+
+@builtin
+def aligns(node: Node, other: Node) -> bool:
+    """Whether the other relation's features are those of the node in the same order, or none."""
+    own = features(without_query(node.schema))
+    given = features(without_query(other.schema))
+    extra = set(names(positions(other.schema))) - set(names(positions(node.schema)))
+    if extra:
+        return False
+    if isinstance(other, Const) and not positions(other.schema):
+        return set(given) <= set(own)
+    return given in (own, ())
+
+
+@builtin
+def binary(combine: str, left: Expr, right: Expr) -> Expr | None:
+    """The expression that combines two others as a join combines values."""
+    if combine == "left":
+        return left
+    return call(combine, left, right)
+
+
+@builtin
+def next_operand(operands: Nodes) -> Expr:
+    """The variable that the next operand of a physical node is known by."""
+    return Var(f"a{len(operands)}")
+
+
+@builtin
+def append(nodes: Nodes, node: Node) -> Nodes:
+    """The nodes with one more at the end."""
+    return (*nodes, node)
+
+
+@builtin
+def first(nodes: Nodes) -> Node:
+    """The first of several nodes."""
+    return nodes[0]
+
+
+@builtin
+def rest(nodes: Nodes) -> Nodes:
+    """All nodes but the first."""
+    return nodes[1:]
+
+
+@builtin
+def none() -> str:
+    """No name: of an aggregate, where there is none."""
+    return ""
+
+
+@builtin
+def is_concatenation(node: Node) -> bool:
+    """Whether a union joins whole columns: along the only feature axis."""
+    own = features(without_query(node.schema))
+    return len(own) == 1 and getattr(node, "axis", "") == own[0].name

@@ -1,0 +1,334 @@
+"""From alternatives to a physical plan: how each relation is stored and which form computes its rows.
+
+A relation that varies by query is stored as an overlay (a view with delta rows over a region) where a
+delta rule offered one, and as full rows per query otherwise. The form of each step is the cheapest of
+what the physical rules offered; where they offered nothing, the plain implementation, which every node
+has. Sharing is accounted for by dividing a relation's cost among its readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from kqo.errors import PlanError
+from kqo.ir.boxes import Boxes, bind, project
+from kqo.ir.nodes import (
+    Const,
+    Domain,
+    Group,
+    Join,
+    Map,
+    Node,
+    Overlay,
+    Physical,
+    Rekey,
+    Saved,
+    Scan,
+    Slice,
+    Union,
+    walk,
+)
+from kqo.ir.plan import Origin, Plan
+from kqo.ir.region import Region
+from kqo.ir.schema import has_query, names, positions, size, without_query
+from kqo.ir.window import roles
+from kqo.planner.cost import work
+from kqo.planner.physical import PhysicalPlan, Step, Table
+from kqo.planner.rates import Rates
+from kqo.rewrite.memo import Memo
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to compute a relation's rows."""
+
+    form: str
+    node: Node
+    rule: str
+
+
+def data_inputs(node: Node) -> tuple[Node, ...]:
+    """The relations whose rows a step for this node reads: a join below a group is not stored."""
+    if isinstance(node, Group) and isinstance(node.input, Join):
+        return node.input.inputs
+    return node.inputs
+
+
+def is_vector(node: Node) -> bool:
+    """A constant without positions: it is a vector or a kernel, not rows."""
+    return isinstance(node, (Const, Domain)) and not positions(node.schema)
+
+
+class Chooser:
+    """Chooses storage and forms for one plan over one set of positions."""
+
+    def __init__(
+        self, plan: Plan, memo: Memo, changed: Mapping[str, Boxes], queries: int, rates: Rates
+    ) -> None:
+        self.plan = plan
+        self.memo = memo
+        self.changed = changed
+        self.queries = queries
+        self.rates = rates
+        self.bound: dict[Region, Boxes] = {}
+        self.readers = plan.readers()
+        self._cost: dict[Node, tuple[float, Candidate | None]] = {}
+        self._rows: dict[Node, int] = {}
+        self._sliced: dict[Node, bool] = {}
+        self._tables: list[Table] = []
+        self._steps: list[Step] = []
+        self._built: dict[Node, int] = {}
+
+    def overlay(self, node: Node) -> Overlay | None:
+        """The overlay that a delta rule offered for this relation, the one with the fewest rows."""
+        found = [a for a in self.memo.alternatives(node) if isinstance(a, Overlay)]
+        return min(found, key=self._overlay_rows) if found else None
+
+    def _overlay_rows(self, overlay: Overlay) -> int:
+        return self._region_rows(overlay, overlay.at)
+
+    def _region_rows(self, node: Node, region: Region) -> int:
+        boxes = bind(region, self.changed, self.bound)
+        return int(project(boxes, names(positions(node.schema))).volume().sum())
+
+    def rows(self, node: Node) -> int:
+        """Rows to compute for this relation, over all queries; its positions where it is a view."""
+        if node not in self._rows:
+            whole = size(positions(node.schema))
+            if not has_query(node.schema):
+                self._rows[node] = whole
+            elif (overlay := self.overlay(node)) is not None:
+                self._rows[node] = self._overlay_rows(overlay)
+            else:
+                self._rows[node] = whole * self.queries
+        return self._rows[node]
+
+    def candidates(self, node: Node) -> list[Candidate]:
+        """The ways to compute the rows of a relation: physical alternatives, then the plain one."""
+        found: list[Candidate] = []
+        for alternative in self.memo.alternatives(node):
+            if self.is_sliced(alternative):
+                continue
+            if isinstance(alternative, Physical):
+                rule = self.memo.rule_of(alternative) or ""
+                found.append(Candidate(alternative.form, alternative, rule))
+            elif isinstance(alternative, (Group, Map, Join, Union, Rekey)):
+                if isinstance(alternative, (Rekey, Union)) or roles(alternative).ok:
+                    found.append(Candidate("plain", alternative, ""))
+        return found
+
+    def is_sliced(self, node: Node) -> bool:
+        """Whether a part of a relation, not the whole, is read below: only additive forms do that."""
+        if node not in self._sliced:
+            for below in walk(node):
+                self._sliced[below] = isinstance(below, Slice) or (
+                    not isinstance(below, Overlay)
+                    and any(self._sliced[source] for source in below.inputs)
+                )
+        return self._sliced[node]
+
+    def _own_cost(self, candidate: Candidate, rows: int) -> float:
+        tiles = 0
+        if candidate.form == "winograd" and isinstance(candidate.node, Physical):
+            tiles = -(-int(rows * 1.2) // candidate.node.tile**2)
+        counted = work(candidate.form, candidate.node, rows, tiles)
+        return counted.seconds(self.rates) + self.rates.call
+
+    def cost(self, node: Node) -> tuple[float, Candidate | None]:
+        """Cost of having this relation's rows, its inputs' shares included, and the way chosen."""
+        if node in self._cost:
+            return self._cost[node]
+        stack = [node]
+        while stack:
+            at = stack[-1]
+            if at in self._cost:
+                stack.pop()
+                continue
+            waiting = [n for n in self._needs(at) if n not in self._cost]
+            if waiting:
+                stack.extend(waiting)
+                continue
+            self._cost[at] = self._settle(at)
+            stack.pop()
+        return self._cost[node]
+
+    def _needs(self, node: Node) -> list[Node]:
+        """Relations whose cost must be known before this one's."""
+        if isinstance(node, Saved):
+            return [node.input]
+        if isinstance(node, (Scan, Const, Domain)):
+            return []
+        overlay = self.overlay(node)
+        found = [overlay.base] if overlay is not None else []
+        if overlay is not None and not self.is_own_slice(node, overlay):
+            if not is_vector(overlay.patch):
+                found.append(overlay.patch)
+        if overlay is None or self.is_own_slice(node, overlay):
+            for candidate in self.candidates(node):
+                found += [i for i in data_inputs(candidate.node) if not is_vector(i)]
+        return found
+
+    def is_own_slice(self, node: Node, overlay: Overlay) -> bool:
+        """Whether the overlay's patch is this relation itself, computed over the region."""
+        patch = overlay.patch
+        return isinstance(patch, Slice) and (
+            self.memo.representative(patch.input) is self.memo.representative(node)
+        )
+
+    def _settle(self, node: Node) -> tuple[float, Candidate | None]:
+        if isinstance(node, Saved):
+            return self._cost[node.input][0], None
+        if isinstance(node, (Scan, Const, Domain)):
+            return 0.0, None
+        overlay = self.overlay(node)
+        total = self._cost[overlay.base][0] if overlay is not None else 0.0
+        if overlay is not None and not self.is_own_slice(node, overlay):
+            return total, None
+        best: tuple[float, Candidate | None] = (float("inf"), None)
+        rows = self.rows(node)
+        for candidate in self.candidates(node):
+            cost = self._own_cost(candidate, rows)
+            for source in data_inputs(candidate.node):
+                if not is_vector(source):
+                    cost += self._cost[source][0] / max(1, self.readers.get(source, 1))
+            if cost < best[0]:
+                best = (cost, candidate)
+        if best[1] is None:
+            layer = self.origin(node).layer
+            raise PlanError(f"no physical form for {node.op} of layer {layer or '?'}")
+        return total + best[0], best[1]
+
+    def origin(self, node: Node) -> Origin:
+        """Where a relation came from."""
+        return self.memo.origin(node) or Origin("")
+
+    def table(self, node: Node) -> int:
+        """Id of the table that holds this relation, with the steps that fill it."""
+        if node not in self._built:
+            self._built[node] = self._build(node)
+        return self._built[node]
+
+    def _new_table(self, node: Node, view: bool, region: Region | None) -> int:
+        name = node.name if isinstance(node, (Scan, Const)) else self.origin(node).layer
+        axes = without_query(node.schema)
+        self._tables.append(Table(len(self._tables), name, axes, view, region))
+        return len(self._tables) - 1
+
+    def _build(self, node: Node) -> int:
+        if isinstance(node, Saved):
+            return self.table(node.input)
+        if isinstance(node, (Scan, Const)):
+            return self._new_table(node, True, None)
+        overlay = self.overlay(node)
+        if overlay is None:
+            sources = self._sources(node)
+            varies = has_query(node.schema)
+            from kqo.ir.region import Everything
+
+            region = Everything(without_query(node.schema)) if varies else None
+            table = self._new_table(node, not varies, region)
+            self._add_step(node, table, varies, sources, once=False)
+            return table
+        table = self.table(overlay.base)
+        base = overlay.base
+        if not isinstance(base, (Saved, Scan, Const)):
+            self._unsave(table)
+        if self.is_own_slice(node, overlay):
+            sources = self._sources(node)
+            self._tables[table] = replace(self._tables[table], region=overlay.at)
+            self._add_step(node, table, True, sources, once=False)
+        else:
+            patch = overlay.patch
+            source = None if is_vector(patch) else self.table(patch)
+            self._tables[table] = replace(self._tables[table], region=overlay.at)
+            self._steps.append(
+                Step(self._tables[table].name, "patch", overlay, table, True, False, (source,))
+            )
+        return table
+
+    def _unsave(self, table: int) -> None:
+        """View steps of a base that is not materialized run once per batch."""
+        self._steps = [
+            replace(s, once=False) if s.table == table and not s.delta else s for s in self._steps
+        ]
+
+    def _sources(self, node: Node) -> tuple[int | None, ...]:
+        candidate = self.cost(node)[1]
+        if candidate is None:
+            return ()
+        return tuple(
+            None if is_vector(i) else self.table(i) for i in data_inputs(candidate.node)
+        )
+
+    def _add_step(
+        self, node: Node, table: int, delta: bool, sources: tuple[int | None, ...], once: bool
+    ) -> None:
+        candidate = self.cost(node)[1]
+        assert candidate is not None
+        self._steps.append(
+            Step(
+                self.origin(node).layer,
+                candidate.form,
+                candidate.node,
+                table,
+                delta,
+                once or not delta,
+                sources,
+                candidate.rule,
+            )
+        )
+
+    def _chosen(self) -> list[Node]:
+        """The relations that the chosen forms store, inputs before readers."""
+        wanted: set[Node] = set()
+        stack = [root for _, root in self.plan.roots]
+        while stack:
+            node = stack.pop()
+            if node in wanted or is_vector(node):
+                continue
+            wanted.add(node)
+            if isinstance(node, Saved):
+                stack.append(node.input)
+                continue
+            overlay = self.overlay(node)
+            candidate = self._cost[node][1]
+            if overlay is not None:
+                stack.append(overlay.base)
+                if candidate is None:
+                    stack.append(overlay.patch)
+            if candidate is not None:
+                stack.extend(data_inputs(candidate.node))
+        return [node for node in self._cost if node in wanted]
+
+    def choose(self) -> PhysicalPlan:
+        """The physical plan for the roots."""
+        roots = []
+        for _, root in self.plan.roots:
+            self.cost(root)
+        for node in self._chosen():
+            self.table(node)
+        for name, root in self.plan.roots:
+            roots.append((name, self.table(root), without_query(root.schema)))
+        used = {
+            c.name
+            for step in self._steps
+            for c in (*data_inputs(step.node), step.node)
+            if isinstance(c, Const)
+        }
+        used |= {i.name for s in self._steps for i in s.node.inputs if isinstance(i, Const)}
+        used |= {t.name for t in self._tables}
+        constants = {
+            name: value
+            for name, value in self.plan.constants.items()
+            if name in used
+        }
+        return PhysicalPlan(
+            self.plan.name,
+            tuple(self._tables),
+            tuple(self._steps),
+            tuple(sorted(t for n, t in self._built.items() if isinstance(n, Scan))),
+            tuple(roots),
+            constants,
+            self.plan.dtype,
+        )

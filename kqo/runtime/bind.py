@@ -1,0 +1,238 @@
+"""Binding: what a step needs to run on one batch of queries (or on the whole relation, for a view)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kqo.ir.equations import Condition, equal
+from kqo.ir.nodes import Node, Physical
+from kqo.ir.schema import Axes, Axis
+from kqo.ir.window import Window, roles
+from kqo.planner.physical import Step, Table
+from kqo.runtime.rows import (
+    IDENTITY_ROW,
+    PADDING_ROWS,
+    ZERO,
+    Ints,
+    Points,
+    Region,
+    Source,
+    lookup,
+)
+from kqo.runtime.workspace import Input
+
+Values = NDArray[Any]
+SCRATCH = 1 << 19
+FEWEST_ROWS = 192
+
+
+@dataclass(eq=False)
+class Bound:
+    """A step bound to rows. Emitted code reads it as ``s``.
+
+    Attributes:
+        target: the rows that the step writes, shape (rows, columns).
+        inputs: what it reads; None for constants, which emitted code takes from ``k``.
+        blocks: ranges of rows (of tiles, for a Winograd form) that are worked on together.
+        tiles: for a Winograd form, the input rows of each tile.
+        outputs: for a Winograd form, where each output row lies among the tiles' outputs.
+        counts: for a mean, members of each row's group.
+        plain: for a plain form, computes and writes a range of rows.
+        overlay: for the rows that the workload changed, writes a range of rows.
+        spans: for a Winograd form, the output rows of each block, by its first tile.
+    """
+
+    target: Values
+    inputs: tuple[Input | None, ...]
+    blocks: list[tuple[int, int]]
+    region: Region
+    tiles: Input | None = None
+    outputs: Ints | None = None
+    spans: dict[int, tuple[int, int]] = field(default_factory=dict)
+    counts: Values | None = None
+    plain: Callable[[int, int], None] | None = None
+    overlay: Callable[[int, int], None] | None = None
+
+    def members(self, a: int, z: int) -> Values:
+        """Members of the groups of rows a to z, shape (z - a, 1)."""
+        assert self.counts is not None
+        return self.counts[a:z]
+
+
+def row_blocks(rows: int, bytes_per_row: int, fewest: int = FEWEST_ROWS) -> list[tuple[int, int]]:
+    """Ranges of rows whose scratch stays within the cache, of nearly equal length."""
+    most = max(fewest, SCRATCH // max(1, bytes_per_row))
+    count = -(-rows // most)
+    if count == 0:
+        return []
+    size = -(-rows // count)
+    return [(a, min(a + size, rows)) for a in range(0, rows, size)]
+
+
+def natural_reads(positions: Axes) -> tuple[tuple[str, Condition], ...]:
+    """Conditions of a natural join: every position axis is read at its own name."""
+    return tuple((axis.name, equal(axis.name, axis.name)) for axis in positions)
+
+
+class Binder:
+    """Binds steps to rows, given the tables and where their rows lie."""
+
+    def __init__(
+        self,
+        tables: tuple[Table, ...],
+        buffers: list[Values],
+        regions: dict[int, Region],
+        slots: dict[int, int],
+    ) -> None:
+        self.tables = tables
+        self.buffers = buffers
+        self.regions = regions
+        self.slots = slots
+
+    def source(self, table: int, delta: bool) -> Source:
+        """Where a table's rows lie for a step that computes delta rows, or view rows."""
+        about = self.tables[table]
+        region = self.regions.get(table) if delta else None
+        view = PADDING_ROWS if about.view else -1
+        return Source(about.positions, view, region, self.slots.get(table, 0))
+
+    def read(
+        self,
+        table: int,
+        out: Region,
+        reads: tuple[tuple[str, Condition], ...],
+        taps: Axes,
+        missing: int,
+        delta: bool,
+    ) -> Input:
+        """Row numbers for reading a table through a join's conditions."""
+        source = self.source(table, delta)
+        buffer = self.buffers[table]
+        natural = not taps and all(c == equal(a, a) for a, c in reads)
+        if natural and tuple(a for a, _ in reads) == tuple(a.name for a in out.positions):
+            if source.region is not None and source.region.same_rows(out):
+                return Input(buffer, None, source.slot)
+            if source.region is None and out.whole and out.boxes.queries == 1:
+                return Input(buffer, None, source.view)
+        return Input(buffer, lookup(out.points, source, reads, taps, missing))
+
+    def bind(self, step: Step, out: Region) -> Bound:
+        """Bind a step to the output rows ``out``."""
+        table = self.tables[step.table]
+        start = self.slots[step.table] if step.delta else PADDING_ROWS
+        target = self.buffers[step.table][start : start + out.count]
+        if step.form in ("plain", "patch"):
+            bound = Bound(target, (), row_blocks(out.count, table.columns * 16), out)
+            return bound
+        if step.form == "concat":
+            inputs = tuple(
+                i for i in self._all_natural(step, step.node.inputs, out) if i is not None
+            )
+            return Bound(target, inputs, row_blocks(out.count, table.columns * 8), out)
+        assert isinstance(step.node, Physical)
+        window = roles(step.node)
+        agg = step.node.agg
+        operands = self._all_natural(step, step.node.inputs, out, skip=2)
+        assert step.sources[0] is not None
+        if step.form == "winograd":
+            return self._bind_winograd(step, step.node, window, out, target, operands)
+        reads = window.reads if agg else natural_reads(self.tables[step.sources[0]].positions)
+        taps = window.taps if agg else ()
+        first = self.read(step.sources[0], out, reads, taps, IDENTITY_ROW[agg], step.delta)
+        per_row = table.columns if step.form in ("taps", "rowwise") else 0
+        per_row = per_row or window.tap_count * first.buffer.shape[1]
+        fewest = 32 if step.form in ("taps", "rowwise") else FEWEST_ROWS
+        bound = Bound(
+            target,
+            (first, None, *operands),
+            row_blocks(out.count, per_row * target.itemsize, fewest),
+            out,
+        )
+        if agg == "mean" and first.index is not None:
+            present = (first.index >= PADDING_ROWS).sum(axis=1, keepdims=True)
+            bound.counts = np.maximum(present, 1).astype(target.dtype)
+        elif agg == "mean":
+            bound.counts = np.ones((out.count, 1), dtype=target.dtype)
+        return bound
+
+    def _all_natural(
+        self, step: Step, nodes: tuple[Node, ...], out: Region, skip: int = 0
+    ) -> tuple[Input | None, ...]:
+        found: list[Input | None] = []
+        for _, table in list(zip(nodes, step.sources, strict=True))[skip:]:
+            if table is None:
+                found.append(None)
+                continue
+            reads = natural_reads(self.tables[table].positions)
+            found.append(self.read(table, out, reads, (), ZERO, step.delta))
+        return tuple(found)
+
+    def _bind_winograd(
+        self,
+        step: Step,
+        node: Physical,
+        window: Window,
+        out: Region,
+        target: Values,
+        operands: tuple[Input | None, ...],
+    ) -> Bound:
+        """Tiles of each box, row of tiles after row of tiles, so that a block's outputs are one run."""
+        tile = node.tile
+        assert step.sources[0] is not None
+        boxes = out.boxes
+        sizes = out.sizes.ravel()
+        some = sizes > 0
+        lo = boxes.lo.reshape(len(sizes), 2)[some]
+        extent = (boxes.hi - boxes.lo).reshape(len(sizes), 2)[some]
+        query = np.repeat(np.arange(boxes.queries), boxes.lo.shape[1])[some]
+        grid = -(-extent // tile)
+        tiles = grid.prod(axis=1)
+        first_tile = np.cumsum(tiles) - tiles
+        box = np.repeat(np.arange(len(tiles)), tiles)
+        local = np.arange(int(tiles.sum())) - first_tile[box]
+        down, across = local // grid[box, 1], local % grid[box, 1]
+        origin = (lo[box, 0] + tile * down, lo[box, 1] + tile * across)
+        points = Points(out.positions, query[box], origin)
+        wider = tuple(Axis(a.name, tile + 2) for a in window.taps)
+        source = self.source(step.sources[0], step.delta)
+        index = lookup(points, source, window.reads, wider, ZERO)
+        row_box = np.repeat(np.arange(len(tiles)), sizes[some])
+        dy = out.coordinates[0] - lo[row_box, 0]
+        dx = out.coordinates[1] - lo[row_box, 1]
+        of_row = first_tile[row_box] + (dy // tile) * grid[row_box, 1] + dx // tile
+        outputs = of_row * tile * tile + (dy % tile) * tile + dx % tile
+        blocks, spans = _strips(grid, extent, tile, self.buffers[step.sources[0]].shape[1])
+        bound = Bound(target, (None, None, *operands), blocks, out)
+        bound.tiles = Input(self.buffers[step.sources[0]], index)
+        bound.outputs = outputs
+        bound.spans = spans
+        return bound
+
+
+def _strips(
+    grid: Ints, extent: Ints, tile: int, columns: int
+) -> tuple[list[tuple[int, int]], dict[int, tuple[int, int]]]:
+    """Blocks of whole strips of tiles, and the output rows of each."""
+    strips = int(grid[:, 0].sum())
+    box = np.repeat(np.arange(len(grid)), grid[:, 0])
+    down = np.arange(strips) - np.repeat(np.cumsum(grid[:, 0]) - grid[:, 0], grid[:, 0])
+    tiles_end = np.cumsum(grid[box, 1])
+    height = np.minimum(tile, extent[box, 0] - tile * down)
+    rows_end = np.cumsum(height * extent[box, 1])
+    points = (tile + 2) ** 2
+    most = max(48, SCRATCH // (points * columns * 4))
+    blocks: list[tuple[int, int]] = []
+    spans: dict[int, tuple[int, int]] = {}
+    a = row = at = 0
+    while at < strips:
+        end = max(int(np.searchsorted(tiles_end, a + most, side="right")), at + 1)
+        z, last = int(tiles_end[end - 1]), int(rows_end[end - 1])
+        blocks.append((a, z))
+        spans[a] = (row, last)
+        a, row, at = z, last, end
+    return blocks, spans

@@ -1,0 +1,305 @@
+"""Runs an emitted plan: views once per input, then batches of queries on a thread pool."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kqo.errors import ArgumentError
+from kqo.ir.boxes import Boxes, bind, project
+from kqo.ir.nodes import Overlay
+from kqo.ir.plan import Array
+from kqo.ir.region import Region as SymbolicRegion
+from kqo.ir.schema import names, shape
+from kqo.planner.physical import PhysicalPlan, Step, Table
+from kqo.runtime import blas
+from kqo.runtime.bind import Binder, Bound, natural_reads
+from kqo.runtime.patch import PatchRows
+from kqo.runtime.plain import layout, plain
+from kqo.runtime.rows import PADDING_ROWS, ZERO, Region, everything, lookup
+from kqo.runtime.workspace import Workspace
+
+Values = NDArray[Any]
+Progress = Callable[[int, int], None]
+BATCHES = (96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+DEFAULT_MEMORY = 384 << 20
+
+
+def with_untouched(changed: Mapping[str, Boxes]) -> dict[str, Boxes]:
+    """The regions with one more query, which changes nothing: its answer is the original output."""
+    found = {}
+    for name, boxes in changed.items():
+        empty = np.zeros((1, *boxes.lo.shape[1:]), dtype=np.int64)
+        found[name] = Boxes(
+            boxes.axes, np.concatenate([boxes.lo, empty]), np.concatenate([boxes.hi, empty])
+        )
+    return found
+
+
+class Engine:
+    """An emitted plan bound to positions. One engine serves any number of inputs, one at a time.
+
+    Args:
+        plan: the physical plan.
+        source: its emitted Python source.
+        changed: the region relation of each base relation, over the axes of its Scan.
+        threads: worker threads; by default the processors that this process may use.
+        memory: bytes for the delta rows of all workers; decides the batch size.
+        batch: queries per batch, in place of that decision.
+    """
+
+    def __init__(
+        self,
+        plan: PhysicalPlan,
+        source: str,
+        changed: Mapping[str, Boxes],
+        *,
+        threads: int | None = None,
+        memory: int | None = None,
+        batch: int | None = None,
+    ) -> None:
+        blas.select_kernels()
+        self.plan = plan
+        self.source = source
+        self.changed = with_untouched(changed)
+        self.queries = next(iter(self.changed.values())).queries
+        self.workers = threads or len(os.sched_getaffinity(0))
+        if any(not s.delta and not s.once for s in plan.steps):
+            self.workers = 1  # a view that is recomputed per batch cannot be shared by workers
+        self._lock = threading.Lock()
+        self._load()
+        self._bind_regions()
+        self.batch = batch or self._choose_batch(memory or DEFAULT_MEMORY)
+        self.batches = [
+            slice(a, min(a + self.batch, self.queries)) for a in range(0, self.queries, self.batch)
+        ]
+        self._allocated = False
+
+    def _load(self) -> None:
+        space: dict[str, Any] = {"__name__": f"kqo.emitted.{self.plan.name}"}
+        exec(compile(self.source, f"<kqo plan {self.plan.name}>", "exec"), space)
+        program = space["PROGRAM"]
+        self.functions = [function for function, _ in program]
+        held = space["constants"](dict(self.plan.constants))
+        dtype = np.dtype(self.plan.dtype)
+        for group in held.values():
+            for key, value in group.items():
+                group[key] = np.asarray(value, dtype=dtype)
+        self.constants: list[dict[str, Array]] = [held[k] if k else {} for _, k in program]
+
+    def _bind_regions(self) -> None:
+        """The rows of each table with delta rows; tables with equal rows share one region."""
+        known: dict[SymbolicRegion, Boxes] = {}
+        rows: dict[tuple[Any, ...], Boxes] = {}
+        self.boxes: dict[int, Boxes] = {}
+        for table in self.plan.tables:
+            if table.region is None:
+                continue
+            own = names(table.positions)
+            key = (table.region, own)
+            if key not in rows:
+                rows[key] = project(bind(table.region, self.changed, known), own)
+                for other in rows.values():
+                    if other.axes == own and other.lo.shape == rows[key].lo.shape and (
+                        np.array_equal(other.lo, rows[key].lo)
+                        and np.array_equal(other.hi, rows[key].hi)
+                    ):
+                        rows[key] = other
+                        break
+            self.boxes[table.id] = rows[key]
+
+    def _capacity(self, table: int, batch: int) -> int:
+        volume = self.boxes[table].volume()
+        pad = (-len(volume)) % batch
+        return int(np.pad(volume, (0, pad)).reshape(-1, batch).sum(axis=1).max())
+
+    def _choose_batch(self, memory: int) -> int:
+        itemsize = np.dtype(self.plan.dtype).itemsize
+        for size in BATCHES:
+            if size > max(1, -(-self.queries // self.workers)):
+                continue
+            held = sum(
+                self._capacity(t, size) * self.plan.tables[t].columns for t in self.boxes
+            )
+            if held * itemsize * self.workers <= memory:
+                count = -(-self.queries // size)
+                count = -(-count // self.workers) * self.workers
+                return max(1, -(-self.queries // count))
+        return 1
+
+    def _allocate(self) -> None:
+        dtype = np.dtype(self.plan.dtype)
+        self.buffers: list[Values] = []
+        self.slots: list[dict[int, int]] = [{} for _ in range(self.workers)]
+        for table in self.plan.tables:
+            rows = PADDING_ROWS + (table.rows if table.view else 0)
+            if table.id in self.boxes:
+                capacity = self._capacity(table.id, self.batch)
+                for worker in range(self.workers):
+                    self.slots[worker][table.id] = rows
+                    rows += capacity
+            buffer = np.empty((rows, table.columns), dtype=dtype)
+            buffer[0], buffer[1], buffer[2] = 0, -math.inf, math.inf
+            self.buffers.append(buffer)
+            if table.view and table.name in self.plan.constants:
+                self._fill(table, self.plan.constants[table.name])
+        self.workspaces = [Workspace(dtype) for _ in range(self.workers)]
+        self._views: dict[int, Bound] = {}
+        self._allocated = True
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of rows and scratch held, without the constants."""
+        if not self._allocated:
+            return 0
+        return sum(b.nbytes for b in self.buffers) + sum(w.nbytes for w in self.workspaces)
+
+    def _fill(self, table: Table, value: Array) -> None:
+        """Write a whole relation, shaped as its axes, into the table's view rows."""
+        order = np.argsort(layout(table.axes))
+        rows = np.asarray(value).transpose(order).reshape(table.rows, table.columns)
+        self.buffers[table.id][PADDING_ROWS : PADDING_ROWS + table.rows] = rows
+
+    def _bound(self, step: Step, number: int, binder: Binder, out: Region, batch: slice) -> Bound:
+        bound = binder.bind(step, out)
+        k = self.constants[number]
+        if step.form == "plain":
+            run = plain(step, binder, out, k)
+
+            def write(a: int, z: int) -> None:
+                bound.target[a:z] = run(a, z)
+
+            bound.plain = write
+        elif step.form == "patch":
+            assert isinstance(step.node, Overlay)
+            boxes = bind(step.node.at, self.changed).select(batch)
+            patch = PatchRows(step, binder, out, boxes, k)
+            bound.overlay = lambda a, z: patch.write(bound.target, a, z)
+        return bound
+
+    def _run_views(self, pool: ThreadPoolExecutor) -> None:
+        for number, step in enumerate(self.plan.steps):
+            if step.delta or not step.once:
+                continue
+            bound = self._view_bound(number, step)
+            shares = [bound.blocks[w :: self.workers] for w in range(self.workers)]
+            done = [
+                pool.submit(self.functions[number], bound, self.constants[number], w, blocks)
+                for w, blocks in zip(self.workspaces, shares, strict=True)
+                if blocks
+            ]
+            for future in done:
+                future.result()
+
+    def _view_bound(self, number: int, step: Step) -> Bound:
+        if number not in self._views:
+            table = self.plan.tables[step.table]
+            binder = Binder(self.plan.tables, self.buffers, {}, {})
+            out = everything(table.positions, 1)
+            self._views[number] = self._bound(step, number, binder, out, slice(0, 0))
+        return self._views[number]
+
+    def _run_batch(self, batch: slice, worker: int, results: dict[str, Values]) -> None:
+        regions: dict[int, Region] = {}
+        shared: dict[int, Region] = {}
+        for table, boxes in self.boxes.items():
+            if id(boxes) not in shared:
+                shared[id(boxes)] = Region(self.plan.tables[table].positions, boxes.select(batch))
+            regions[table] = shared[id(boxes)]
+        binder = Binder(self.plan.tables, self.buffers, regions, self.slots[worker])
+        workspace = self.workspaces[worker]
+        for number, step in enumerate(self.plan.steps):
+            if step.delta:
+                bound = self._bound(step, number, binder, regions[step.table], batch)
+            elif not step.once:
+                bound = self._view_bound(number, step)
+            else:
+                continue
+            if bound.blocks:
+                self.functions[number](bound, self.constants[number], workspace, bound.blocks)
+        for name, table, axes in self.plan.roots:
+            results[name][batch] = self._assemble(binder, table, axes, batch)
+
+    def _assemble(self, binder: Binder, table: int, axes: Any, batch: slice) -> Values:
+        """Whole relations of the batch's queries, shape (queries, *axes)."""
+        about = self.plan.tables[table]
+        count = batch.stop - batch.start
+        out = everything(about.positions, count)
+        source = binder.source(table, delta=True)
+        index = lookup(out.points, source, natural_reads(about.positions), (), ZERO)
+        rows = self.buffers[table][index[:, 0]]
+        own = (*about.positions, *about.features)
+        shaped = rows.reshape(count, *shape(own))
+        order = [names(own).index(n) for n in names(axes)]
+        return shaped.transpose(0, *(i + 1 for i in order))
+
+    def run(
+        self, inputs: Mapping[str, Array], progress: Progress | None = None
+    ) -> dict[str, Values]:
+        """Answer all queries for one input.
+
+        Args:
+            inputs: each base relation's values, shaped as its axes.
+            progress: called with the number of queries done and their total.
+
+        Returns:
+            for each output an array (queries + 1, *axes): the last row is for the untouched input.
+
+        Raises:
+            ArgumentError: an input is missing or has another shape.
+        """
+        with self._lock, np.errstate(all="ignore"), blas.one_thread():
+            if not self._allocated:
+                self._allocate()
+            self._take(inputs)
+            results = {
+                name: np.empty((self.queries, *shape(axes)), dtype=self.plan.dtype)
+                for name, _, axes in self.plan.roots
+            }
+            with ThreadPoolExecutor(self.workers, thread_name_prefix="kqo") as pool:
+                self._run_views(pool)
+                self._run_all(pool, results, progress)
+            return results
+
+    def _run_all(
+        self, pool: ThreadPoolExecutor, results: dict[str, Values], progress: Progress | None
+    ) -> None:
+        stop = threading.Event()
+        count = threading.Lock()
+        done = 0
+
+        def work(worker: int) -> None:
+            nonlocal done
+            with np.errstate(all="ignore"):
+                for batch in self.batches[worker :: self.workers]:
+                    if stop.is_set():
+                        return
+                    self._run_batch(batch, worker, results)
+                    with count:
+                        done += batch.stop - batch.start
+                        if progress is not None:
+                            progress(min(done, self.queries - 1), self.queries - 1)
+
+        futures = [pool.submit(work, w) for w in range(self.workers)]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            stop.set()
+
+    def _take(self, inputs: Mapping[str, Array]) -> None:
+        for table in self.plan.tables:
+            if table.id not in self.plan.scans:
+                continue
+            value = inputs.get(table.name)
+            if value is None or value.shape != shape(table.axes):
+                given = "nothing" if value is None else f"shape {value.shape}"
+                raise ArgumentError(table.name, given, f"an array of shape {shape(table.axes)}")
+            self._fill(table, value)
