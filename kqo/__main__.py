@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 DEBUG = "--debug"
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,11 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given
     try:
-        return _run([word for word in given if word != DEBUG])
+        code = _run([word for word in given if word != DEBUG])
+        return _fail("interrupted", code) if code == INTERRUPTED else code
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
-    except BrokenPipeError:
-        # The reader, such as head, has seen enough; Python would complain once more at exit.
+        return _fail("interrupted", INTERRUPTED)
+    except (BrokenPipeError, SystemExit):
+        # The reader, such as head, has seen enough, which Typer turns into an exit; Python would
+        # complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -55,7 +58,7 @@ def _explained(error: Exception) -> tuple[str, int]:
     if isinstance(error, KqoError):
         return str(error), 2
     if isinstance(error, Abort):
-        return "interrupted", 130
+        return "interrupted", INTERRUPTED
     # Typer raises the errors of click, or of the copy of click that newer versions hold.
     words = getattr(error, "format_message", None)
     if words is not None:

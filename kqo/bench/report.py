@@ -156,11 +156,11 @@ def measure(
     if onnx is not None:
         engines.append(onnx)
     best = {e.name: best_batch(e, images, _fitting(batches, len(images)), 1).batch for e in engines}
-    plan.run(image)  # fills caches, as the engines' own searches did
+    plan.run(image[None])  # fills caches, as the engines' own searches did
     seconds: dict[str, list[float]] = {"kqo": [], **{e.name: [] for e in engines}}
     for _ in range(repeats):
         began = time.perf_counter()
-        result = plan.run(image)
+        result = plan.run(image[None])
         seconds["kqo"].append((time.perf_counter() - began) / len(placed))
         for engine in engines:
             timing = time_engine(engine, images[checked], best[engine.name])
@@ -219,7 +219,7 @@ def _fitting(batches: Sequence[int], images: int) -> list[int]:
 
 def _plan_peak(plan: CompiledPlan, image: Array) -> int | None:
     with peak_memory() as peak:
-        plan.run(image)
+        plan.run(image[None])
     return peak.bytes
 
 

@@ -27,13 +27,9 @@ def root(
 ) -> None:
     """What holds for every command; ``--debug`` is read before, in ``kqo.__main__``."""
     if version:
-        from importlib.metadata import PackageNotFoundError
-        from importlib.metadata import version as installed
+        from kqo import __version__
 
-        try:
-            typer.echo(f"kqo {installed('kqo')}")
-        except PackageNotFoundError:
-            typer.echo("kqo, run from its sources without being installed")
+        typer.echo(f"kqo {__version__}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

@@ -81,9 +81,10 @@ def run(
     inputs = [load_image(path, preprocess) for path in images]
     folder(output)
     wanted = int(target) if target is not None and target.lstrip("-").isdigit() else target
-    summaries: dict[str, Any] = {}
+    summaries: list[dict[str, Any]] = []
     for path, stem, image in zip(images, stems(images), inputs, strict=True):
-        result = loaded.run(image[0], verify=verify)
+        result = loaded.run(image, verify=verify)
+        result.target_class(wanted)
         result.to_npz(output / f"{stem}.npz")
         draw(
             result,
@@ -94,8 +95,9 @@ def run(
             target=wanted,
             probability=probability,
         )
-        summaries[path.name] = {"files": [f"{stem}.png", f"{stem}.npz"], **result.summary()}
-        first = summaries[path.name]["images"][0]
+        about = {"image": str(path), "files": [f"{stem}.png", f"{stem}.npz"]}
+        summaries.append({**about, **result.summary()})
+        first = summaries[-1]["images"][0]
         typer.echo(f"{path}: {first['class_name']} {first['score']:.4g}, {output / stem}.png")
     text = json.dumps({"plan": plan.name, "results": summaries}, indent=2)
     (output / "summary.json").write_text(text + "\n", encoding="utf-8")
