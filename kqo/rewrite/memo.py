@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 
 from kqo.errors import ArgumentError, RuleError
-from kqo.ir.nodes import Node, Overlay, walk
+from kqo.ir.nodes import Node, Overlay, Saved, walk
 from kqo.ir.plan import Array, Origin, Plan
 from kqo.lang.compile import CompiledRule
 from kqo.lang.context import Context
