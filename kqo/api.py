@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -237,11 +237,9 @@ class CompiledPlan:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the plan to a file: data, never code, which :func:`load` reads without torch."""
-        options = asdict(replace(self.options, approximations={}))
-        options["approximations"] = dict(self.options.approximations)
         about = {
             "workload": self.workload.to_dict(),
-            "options": options,
+            "options": self.options.to_dict(),
             "preprocess": self.preprocess.to_dict() if self.preprocess is not None else None,
             "notes": list(self.notes),
             "normalized_by": list(self._normalized_by),

@@ -51,7 +51,7 @@ def compile_(
         typer.echo(made.source)
     if output is not None:
         made.save(output)
-        typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB", err=source)
+        typer.echo(f"{output}: {output.stat().st_size / 1e3:,.0f} kB", err=source)
 
 
 def run(
