@@ -35,10 +35,11 @@ from kqo.ir.nodes import (
     Slice,
     Union,
 )
+from kqo.ir.physical import epilogue_operands, stands_for
 from kqo.ir.plan import Plan
 from kqo.ir.region import Region
 from kqo.ir.region_mask import Box
-from kqo.ir.schema import QUERY, Axes, extent_of, has_query, names, without_query
+from kqo.ir.schema import QUERY, extent_of, has_query, names, without_query
 from kqo.ir.text import Labels, format_definition, format_region
 
 IDENTITY = {"sum": "0e0", "mean": NAN, "max": f"-{INFINITY}", "min": INFINITY}
@@ -271,22 +272,20 @@ class _Writer:
         return _select(keys, "COALESCE(p.v, b.v)", source)
 
     def _physical(self, node: Physical) -> str:
-        """The join and the group that the operator stands for, then its epilogue."""
-        bound = {condition.axis for condition in node.on}
-        known = {n for n in names(node.input.schema) if n not in bound}
-        known |= set(names(node.weight.schema))
-        new: Axes = tuple(axis for axis in node.axes if axis.name not in known)
-        joined = Join(node.input, node.weight, node.on, new, node.combine)
-        query = self._join(joined, self._names[node.input], self._names[node.weight])
-        schema = joined.schema
-        if node.agg:
-            grouped = Group(joined, node.by, node.agg)
-            schema = grouped.schema
-            query = self._group(grouped, f"({query}) AS j")
+        """What the operator stands for, then its epilogue."""
+        logical = stands_for(node)
+        if isinstance(logical, Union):
+            query = self._union(logical)
+        else:
+            joined = logical.input if isinstance(logical, Group) else logical
+            assert isinstance(joined, Join)
+            query = self._join(joined, self._names[node.input], self._names[node.weight])
+            if isinstance(logical, Group):
+                query = self._group(logical, f"({query}) AS j")
         source = f"({query}) AS s"
-        keys = {name: column("s", name) for name in names(schema)}
+        keys = {name: column("s", name) for name in names(logical.schema)}
         values = {"v": "s.v"}
-        for i, operand in enumerate(node.operands):
+        for i, operand in enumerate(epilogue_operands(node)):
             alias = f"a{i}"
             axes = names(operand.schema)
             pairs = [(column(alias, n), keys[n]) for n in axes if n in keys]

@@ -34,6 +34,7 @@ from kqo.ir.nodes import (
     Slice,
     Union,
 )
+from kqo.ir.physical import stands_for
 from kqo.ir.plan import Plan
 from kqo.ir.region import Region
 from kqo.ir.region_mask import Box, Masked, changed_mask, region_mask, reorder
@@ -275,15 +276,17 @@ class _Run:
         return _Relation(node.schema, self._number(values), np.ones(values.shape, dtype=bool))
 
     def _physical(self, node: Physical, inputs: list[_Relation]) -> _Relation:
-        """The join and the group that the operator stands for, then its epilogue."""
-        left, right, *operands = inputs
-        bound = {condition.axis for condition in node.on}
-        known = {a.name for a in left.axes if a.name not in bound} | set(names(right.axes))
-        new = tuple(axis for axis in node.axes if axis.name not in known)
-        joined = Join(node.input, node.weight, node.on, new, node.combine)
-        found = self._join(joined, left, right)
-        if node.agg:
-            found = self._group(Group(joined, node.by, node.agg), found)
+        """What the operator stands for, then its epilogue."""
+        logical = stands_for(node)
+        if isinstance(logical, Union):
+            found, operands = self._union(logical, [inputs[0], *inputs[2:]]), []
+        else:
+            left, right, *operands = inputs
+            joined = logical.input if isinstance(logical, Group) else logical
+            assert isinstance(joined, Join)
+            found = self._join(joined, left, right)
+            if isinstance(logical, Group):
+                found = self._group(logical, found)
         found = found.over(node.schema)
         values, present = {"v": found.values}, found.present
         for i, operand in enumerate(operands):

@@ -33,6 +33,7 @@ from kqo.ir.nodes import (
     Union,
     walk,
 )
+from kqo.ir.physical import epilogue_operands, stands_for
 from kqo.ir.plan import Plan
 from kqo.ir.scalar import Expr, variables
 from kqo.ir.schema import (
@@ -295,27 +296,18 @@ class _Checker:
         _check_axes(node.axes)
 
     def _physical(self, node: Physical) -> None:
-        accepted = ", ".join(COMBINES)
-        _need(node.combine in COMBINES, f"combine {node.combine!r}; accepted: {accepted}")
-        left, right = node.input.schema, node.weight.schema
-        if node.agg:
-            accepted = ", ".join(AGGREGATES)
-            _need(node.agg in AGGREGATES, f"aggregate {node.agg!r}; accepted: {accepted}")
-            _check_join(left, right, node.on, node.axes)
-            joined = Join(node.input, node.weight, node.on, node.axes, node.combine)
-            _check_names(node.by, joined.schema, "by")
-        else:
-            bound = {condition.axis for condition in node.on}
-            free = {name for name in names(left) if name not in bound}
-            known = free | set(names(right))
-            new = tuple(axis for axis in node.axes if axis.name not in known)
-            _check_join(left, right, node.on, new)
-            joined = Join(node.input, node.weight, node.on, new, node.combine)
-            axes = without_query(joined.schema)
-            _need(
-                set(axes) == set(node.axes),
-                f"axes {format_axes(node.axes)}; the join has {format_axes(axes)}",
-            )
-        for i, operand in enumerate(node.operands):
+        """The logical nodes that it stands for are sound, and the epilogue reads what there is."""
+        logical = stands_for(node)
+        if isinstance(logical, Group):
+            assert isinstance(logical.input, Join)
+            self._join(logical.input)
+        self._checks[type(logical)](logical)
+        axes = without_query(logical.schema)
+        _need(
+            bool(node.agg) or set(axes) == set(node.axes),
+            f"axes {format_axes(node.axes)}; it stands for a relation over {format_axes(axes)}",
+        )
+        operands = epilogue_operands(node)
+        for i, operand in enumerate(operands):
             _check_within(operand.schema, node.schema, f"operand a{i}")
-        _check_expr(node.tail, ("v", *(f"a{i}" for i in range(len(node.operands)))))
+        _check_expr(node.tail, ("v", *(f"a{i}" for i in range(len(operands)))))

@@ -264,6 +264,17 @@ def test_physical_operators_mean_their_join_and_group():
     np.testing.assert_allclose(run(rows, x, constants), run(wanted, x, constants), rtol=1e-14)
 
 
+def test_a_physical_concatenation_is_a_union():
+    x = values(3, 8, 7)
+    other = Map(IMAGE, RELU)
+    node = Physical(
+        "concat", IMAGE, Domain(()), (), axes_of(c=9, y=8, x=7), (), "left", "",
+        call("neg", V), (other, IMAGE), 0,
+    )  # fmt: skip
+    found = run(node, x)
+    np.testing.assert_array_equal(found, -np.concatenate([x, np.maximum(x, 0), x]))
+
+
 def test_shifted_region():
     axes = axes_of(c=5)
     node = Overlay(

@@ -224,6 +224,9 @@ def test_physical_operators():
             "rows", nets.conv(IMAGE, "stem", 4, 3, 8, padding=1), Domain(()), (), conv.schema[1:],
             (), "left", "", tail, (bias, conv), 0,
         ),
+        Physical(
+            "concat", IMAGE, Domain(()), (), axes_of(c=6, y=8, x=8), (), "left", "", V, (OVER,), 0
+        ),
         boxes=BOXES[:2],
     )  # fmt: skip
 

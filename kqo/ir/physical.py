@@ -1,0 +1,45 @@
+"""What a physical operator stands for, as logical nodes."""
+
+from __future__ import annotations
+
+from kqo.errors import PlanError
+from kqo.ir.nodes import Group, Join, Node, Physical, Union
+from kqo.ir.schema import names, without_query
+
+CONCAT = "concat"
+
+
+def stands_for(node: Physical) -> Node:
+    """The logical node whose value is ``v`` in the operator's epilogue.
+
+    With an aggregate it is the group of the join; without one the join itself, whose keys are then
+    ``axes``. The form ``concat`` is the union of ``input`` and the operands, which are then no
+    operands of the epilogue.
+
+    Raises:
+        PlanError: the form is ``concat`` and the axes are no concatenation of the parts.
+    """
+    if node.form == CONCAT:
+        return _union(node)
+    bound = {condition.axis for condition in node.on}
+    known = {name for name in names(node.input.schema) if name not in bound}
+    known |= set(names(node.weight.schema))
+    new = tuple(axis for axis in node.axes if axis.name not in known or node.agg)
+    joined = Join(node.input, node.weight, node.on, new, node.combine)
+    return Group(joined, node.by, node.agg) if node.agg else joined
+
+
+def _union(node: Physical) -> Union:
+    """The union along the axis whose extents add up, the others being equal."""
+    parts = (node.input, *node.operands)
+    for axis in node.axes:
+        if all(axis.name in names(part.schema) for part in parts):
+            union = Union(parts, axis.name)
+            if without_query(union.schema) == node.axes:
+                return union
+    raise PlanError("the axes are no concatenation of the parts")
+
+
+def epilogue_operands(node: Physical) -> tuple[Node, ...]:
+    """The operands that the epilogue reads, as a0, a1, ..."""
+    return () if node.form == CONCAT else node.operands
