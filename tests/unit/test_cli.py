@@ -11,6 +11,7 @@ from torch import nn
 
 import kqo
 from kqo.__main__ import main
+from kqo.interop.images import load_image
 from kqo.interop.preprocess import Preprocess
 from kqo.workloads import Occlusion
 from tests.unit.dense_plan import DensePlan
@@ -278,3 +279,42 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     process.stdout.close()
     _, errors = process.communicate(timeout=30)
     assert errors == b"" and process.returncode == 0
+
+
+def test_from_model_to_heatmap(capsys, photo, tmp_path):
+    """The real thing: compile to a file, run it on an image, check samples, read it back."""
+    plan, out = tmp_path / "small.kqo", tmp_path / "out"
+    assert main(["compile", *SMALL, "-o", str(plan)]) == 0
+    assert main(["run", str(plan), str(photo), "-o", str(out), "--verify", "5"]) == 0
+    found = json.loads((out / "summary.json").read_text())["results"][0]
+    assert found["positions"] == 49 and found["grid"] == [7, 7]
+    assert found["verified"] == 5 and found["error"] <= 1e-5
+    loaded = kqo.load(plan)
+    expected = loaded.run(load_image(photo, loaded.preprocess))
+    with np.load(out / "photo.npz") as scores:
+        np.testing.assert_array_equal(scores["scores"], expected.scores)
+    capsys.readouterr()
+    assert main(["explain", *SMALL]) == 0
+    # Weights are random, and a file does not keep the layers' names; all else is the same plan.
+    head = capsys.readouterr().out.splitlines()[:3]
+    assert head == loaded.explain().splitlines()[:3] and head[0].startswith("EXACT")
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b"", lambda b: b"x" * 1000])
+def test_a_damaged_plan_file_is_an_error(capsys, photo, tmp_path, damage):
+    plan = tmp_path / "small.kqo"
+    assert main(["compile", *SMALL, "-o", str(plan)]) == 0
+    capsys.readouterr()
+    plan.write_bytes(damage(plan.read_bytes()))
+    assert "small.kqo" in fails(capsys, "run", plan, photo, "-o", tmp_path / "out")
+
+
+def test_a_rule_file_that_does_not_parse_is_an_error(capsys, tmp_path):
+    (tmp_path / "normalize").mkdir()
+    (tmp_path / "normalize" / "wrong.rules").write_text("rule Wrong exact {\n  match ???\n}\n")
+    line = fails(capsys, "explain", *SMALL, "--rules", tmp_path)
+    assert "wrong.rules:2:" in line
+
+
+def test_a_rule_that_does_not_exist_is_an_error(capsys):
+    assert "NoSuchRule" in fails(capsys, "explain", *SMALL, "--without", "NoSuchRule")
