@@ -59,10 +59,12 @@ class Context:
         """The spacing of floating-point numbers at 1."""
         return float(np.finfo(self.dtype).eps)
 
-    def result_is_floating(self) -> bool:
-        """Whether the operator at hand returns floating-point numbers."""
+    def result_is(self, kind: str) -> bool:
+        """Whether the operator at hand returns integers ("int") or conditions ("bool")."""
         assert self._at is not None
-        return bool(self._at.meta["val"].dtype.is_floating_point)
+        dtype = self._at.meta["val"].dtype
+        integer = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+        return integer if kind == "int" else dtype == torch.bool
 
     @property
     def name(self) -> str:

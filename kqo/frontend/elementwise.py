@@ -56,9 +56,9 @@ def identity(at: Context, x: Value, p: float = 0.0, train: bool = False, **_: An
 )  # fmt: skip
 def cast(at: Context, x: Value, *_: Any, **__: Any) -> Value:
     """A cast between floating types changes nothing: the plan has one type for all values."""
-    if not at.result_is_floating():
+    if at.result_is("int"):
         at.unsupported("a cast to integers")
-    return x
+    return apply(x, call("eq", call("eq", V, 0.0), 0.0)) if at.result_is("bool") else x
 
 
 def binary(at: Context, fn: str, a: Operand | Number, b: Operand | Number) -> Value:
@@ -195,13 +195,21 @@ for _name in ("gt", "ge", "lt", "le", "eq", "ne"):
     _register_comparison(_name)
 
 
-@lowers("aten.logical_and.default", "aten.bitwise_and.Tensor", kind="and")
+@lowers("aten.bitwise_not.default", kind="logical_not")
+def bitwise_not(at: Context, x: Value) -> Value:
+    """The opposite of a condition."""
+    if at.result_is("int"):
+        at.unsupported("bits of integers")
+    return apply(x, call("eq", V, 0.0))
+
+
+@lowers("aten.logical_and.default", "aten.bitwise_and.Tensor", "aten.__and__.Tensor", kind="and")
 def logical_and(at: Context, a: Operand, b: Operand) -> Value:
     """Both of two conditions; conditions are 0 or 1."""
     return combine(at, "mul", a, b)
 
 
-@lowers("aten.logical_or.default", "aten.bitwise_or.Tensor", kind="or")
+@lowers("aten.logical_or.default", "aten.bitwise_or.Tensor", "aten.__or__.Tensor", kind="or")
 def logical_or(at: Context, a: Operand, b: Operand) -> Value:
     """Either of two conditions."""
     return combine(at, "max", a, b)
@@ -214,7 +222,8 @@ def logical_or(at: Context, a: Operand, b: Operand) -> Value:
 def where(at: Context, condition: Operand, a: Operand | Number, b: Operand | Number) -> Value:
     """``a`` where the condition holds, else ``b``, as ``max(min(a, +inf or -inf), ...)``.
 
-    Infinities in the branch that is not taken do no harm, as they would in a weighted sum.
+    Infinities in the branch that is not taken do no harm, as they would in a weighted sum; NaN
+    does.
     """
     yes = _bounded(at, a, condition, when=True)
     no = _bounded(at, b, condition, when=False)

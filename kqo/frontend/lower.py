@@ -174,7 +174,9 @@ class _Lowering:
     def _resolve(self, node: fx.Node) -> Any:
         found = self.known[node]
         if found is None:
-            self.at.unsupported(f"it reads {node.name}, which is not expressed")
+            source, index = node.args if node.target is operator.getitem else (node, 0)
+            what = f"result {index} of {getattr(source, 'target', source)}"
+            self.at.unsupported(f"it reads {what}, which has no relational form")
         return found
 
     def _evaluate(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
@@ -234,7 +236,7 @@ class _Lowering:
             self.at.enter(node)
             value = self.known[node]
             if value is None or isinstance(value, Constant):
-                self.at.unsupported(f"output {name} is a constant or not expressed")
+                self.at.unsupported(f"output {name} is a constant or has no relational form")
             if value.dims[:1] != (BATCH,):
                 self.at.unsupported(f"output {name} has no leading batch dimension")
             root = as_tensor_shaped(value)

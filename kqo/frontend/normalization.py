@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from kqo.frontend.algebra import combine, group
 from kqo.frontend.context import Context
@@ -62,6 +63,16 @@ def batch_norm_inference(
     """Batch norm, as run_decompositions leaves it; the other results are empty."""
     out = batch_norm(at, x, weight, bias, mean, variance, False, momentum, eps)
     return out, None, None
+
+
+@lowers(
+    "aten._native_batch_norm_legit.no_stats", "aten._native_batch_norm_legit.default",
+    "aten._native_batch_norm_legit_functional.default",
+    kind="batch_norm",
+)  # fmt: skip
+def batch_norm_training(at: Context, *_: Any) -> None:
+    """Batch norm over the batch at hand, which no single image has."""
+    at.unsupported("it uses the statistics of the batch")
 
 
 @lowers("aten.native_batch_norm.default", kind="batch_norm")

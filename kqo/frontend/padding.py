@@ -11,7 +11,7 @@ from kqo.frontend.slices import NOTHING, concatenate, take
 from kqo.frontend.values import BATCH, Number, Value, feature, give_axes, position_names
 from kqo.ir.equations import Affine
 from kqo.ir.nodes import Domain, Group, Join, Map, Node
-from kqo.ir.scalar import Num
+from kqo.ir.scalar import V, call
 from kqo.ir.schema import Axis, names
 
 
@@ -68,7 +68,7 @@ def _with_borders(x: Value, d: int, before: int, after: int, number: float) -> V
     parts = []
     for amount in (before, after):
         axes = tuple(Axis(a.name, amount if a.name == name else a.extent) for a in x.node.schema)
-        border = Value(Map(Domain(axes), Num(number)), x.dims) if amount > 0 else None
+        border = Value(Map(Domain(axes), call("mul", V, number)), x.dims) if amount > 0 else None
         parts.append(border)
     ordered = (parts[0], inside, parts[1])
     return concatenate([p for p in ordered if p is not None], d)

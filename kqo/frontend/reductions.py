@@ -93,16 +93,18 @@ def deviation(
     return apply(_variance(at, x, dim, correction, keepdim)[0], call("sqrt", V))
 
 
-@lowers("aten.var_mean.correction")
+@lowers("aten.var_mean.correction", "aten.var_mean.dim")
 def variance_and_mean(
     at: Context,
     x: Value,
     dim: Dims = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
     *,
     correction: Number | None = None,
-    keepdim: bool = False,
 ) -> tuple[Value, Value]:
     """Variance and mean over dimensions."""
+    correction = int(unbiased) if correction is None else correction
     return _variance(at, x, dim, correction, keepdim)
 
 

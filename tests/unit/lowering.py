@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kqo.frontend import Lowered, lower
@@ -14,6 +15,7 @@ from kqo.ir.interpret import interpret
 from kqo.ir.verify import verify
 
 TOLERANCE = 1e-9
+Array = NDArray[np.float64]
 
 
 class Function(nn.Module):
@@ -34,7 +36,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The module in eval mode and float64, with parameters and statistics that are all non-trivial."""
+    """The module in eval mode and float64, with non-trivial parameters and statistics."""
     generator = torch.Generator().manual_seed(seed)
     model = model.double().eval()
     with torch.no_grad():
@@ -68,6 +70,41 @@ def check(model: Any, *inputs: Tensor, tolerance: float = TOLERANCE) -> Lowered:
             assert found[name].shape == expected.shape
             np.testing.assert_allclose(found[name], expected, rtol=tolerance, atol=tolerance)
     return lowered
+
+
+class Many(nn.Module):
+    """Many functions in one module, each with an input of its own: one export serves many tests."""
+
+    def __init__(self, cases: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
+        super().__init__()
+        self.cases = dict(cases)
+        for name, case in cases.items():
+            if isinstance(case, nn.Module):
+                self.add_module(name, case)
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        pairs = zip(self.cases.items(), inputs, strict=True)
+        return {name: case(x) for (name, case), x in pairs}
+
+
+def evaluate_all(
+    cases: Mapping[str, Callable[[Tensor], Tensor]], inputs: Mapping[str, Tensor]
+) -> dict[str, tuple[Array, Array]]:
+    """What the plan and what PyTorch gives for each case, for the last image of the batch."""
+    model = Many(cases).double().eval()
+    given = [inputs[name] for name in cases]
+    lowered = lower(model, tuple(given))
+    verify(lowered.plan)
+    found = interpret(lowered.plan, {f"inputs_{k}": x[-1].numpy() for k, x in enumerate(given)})
+    with torch.no_grad():
+        wanted = model(*given)
+    order = dict(zip(wanted, lowered.output_names, strict=True))
+    return {n: (found[order[n]], wanted[n][-1].double().numpy()) for n in cases}
+
+
+def assert_equal(found: Array, wanted: Array) -> None:
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def scan_names(lowered: Lowered, count: int) -> list[str]:
