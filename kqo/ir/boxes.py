@@ -77,7 +77,7 @@ def everything(axes: Axes, queries: int) -> Boxes:
 
 def _tidy(axes: tuple[str, ...], lo: Ints, hi: Ints) -> Boxes:
     """Drop slots that are empty for every query, boxes inside others, and boxes beyond MOST_BOXES."""
-    filled = (hi > lo).all(axis=2)
+    filled = np.asarray((hi > lo).all(axis=2))
     lo = np.where(filled[:, :, None], lo, 0)
     hi = np.where(filled[:, :, None], hi, 0)
     count = lo.shape[1]
@@ -142,7 +142,7 @@ def disjoint(boxes: Boxes) -> Boxes:
 
 def _subtract(lo: Ints, hi: Ints, cut_lo: Ints, cut_hi: Ints) -> list[tuple[Ints, Ints]]:
     """One box per query minus another, as at most two boxes an axis; all arrays (queries, axes)."""
-    meets = ((cut_hi > lo) & (cut_lo < hi) & (cut_hi > cut_lo)).all(axis=1)
+    meets = np.asarray(((cut_hi > lo) & (cut_lo < hi) & (cut_hi > cut_lo)).all(axis=1))
     found = []
     lo, hi = lo.copy(), hi.copy()
     untouched = np.where(meets[:, None], 0, hi)
@@ -164,7 +164,7 @@ def project(boxes: Boxes, axes: tuple[str, ...]) -> Boxes:
     filled = boxes.filled[:, :, None]
     index = [boxes.axes.index(name) for name in axes]
     if not index:
-        one = filled.any(axis=1)[:, :, None]
+        one = np.asarray(filled.any(axis=1))[:, :, None]
         empty = np.zeros((boxes.queries, 1, 0), dtype=np.int64)
         if not bool(one.all()):
             # A relation without positions has one row; it is recomputed for every query.
