@@ -29,7 +29,7 @@ class Num:
     value: float
 
     def __post_init__(self) -> None:
-        if self.value != self.value:  # noqa: PLR0124  one NaN, so that equal expressions are equal
+        if math.isnan(self.value):  # one NaN, so that equal expressions are equal
             object.__setattr__(self, "value", math.nan)
 
 
