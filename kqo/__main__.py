@@ -63,6 +63,8 @@ def _explained(error: Exception) -> tuple[str, int]:
     words = getattr(error, "format_message", None)
     if words is not None:
         return f"{words()} (see --help)", int(getattr(error, "exit_code", 2))
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", 2  # a full disk, a folder that is not ours
     text = f"{type(error).__name__}: {error}".strip()
     return f"{text} (this should not happen; {DEBUG} shows the traceback)", 1
 

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -132,6 +134,14 @@ def test_an_error_of_our_own_is_one_line_and_code_1(capsys, monkeypatch):
     assert "RuntimeError: two lines" in line and "--debug" in line
     assert main(["--debug", "explain", *SMALL]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_an_error_of_the_users(capsys, monkeypatch, compiled):
+    def full(self, path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(DensePlan, "save", full)
+    assert "small.kqo: No space left" in fails(capsys, "compile", *SMALL, "-o", "small.kqo")
 
 
 def test_an_interrupt_is_code_130(capsys, monkeypatch):
@@ -318,3 +328,17 @@ def test_a_rule_file_that_does_not_parse_is_an_error(capsys, tmp_path):
 
 def test_a_rule_that_does_not_exist_is_an_error(capsys):
     assert "NoSuchRule" in fails(capsys, "explain", *SMALL, "--without", "NoSuchRule")
+
+
+def test_a_plan_file_runs_without_torch(capsys, photo, tmp_path):
+    plan = tmp_path / "small.kqo"
+    assert main(["compile", *SMALL, "-o", str(plan)]) == 0
+    code = (
+        "import sys; sys.modules['torch'] = None; from kqo.__main__ import main; "
+        f"sys.exit(main(['run', {str(plan)!r}, {str(photo)!r}, '-o', {str(tmp_path / 'out')!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "photo.png").exists()

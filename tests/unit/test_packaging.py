@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -88,6 +89,17 @@ def test_ci_runs_what_it_should():
     assert os.access(ROOT / ".ci" / "run", os.X_OK) and "set -euo pipefail" in script
     for step in ("pip install", "ruff check", "ruff format --check", "mypy", "pytest", "-m slow"):
         assert step in script
+
+
+def test_links_in_the_documentation_lead_somewhere():
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    missing = [
+        f"{document.relative_to(ROOT)}: {target}"
+        for document in documents
+        for target in re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8"))
+        if "://" not in target and not (document.parent / target).exists()
+    ]
+    assert not missing
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
