@@ -77,7 +77,12 @@ def is_constant(node: Node) -> bool:
 
 
 def is_foldable(node: Node) -> bool:
-    """Whether :func:`evaluate` takes the node: no windows, and no large result of small inputs."""
+    """Whether :func:`evaluate` takes the node, whose inputs are all constant.
+
+    It takes no windows, and nothing above one; and no large result of small inputs.
+    """
+    if not all(isinstance(source, (Const, Domain)) for source in node.inputs):
+        return False
     if isinstance(node, (Map, Rekey, Union)):
         return True
     if isinstance(node, Group):

@@ -228,6 +228,12 @@ def is_pointwise(on: Conditions, kernel: Node, window: Conditions, by: Names) ->
 
 
 @builtin
+def has_taps(node: Node) -> bool:
+    """Whether an axis of the node counts the taps of a window, as below the Group of a window."""
+    return any(is_tap(axis.name) for axis in node.schema)
+
+
+@builtin
 def keeps_axes(node: Node, on: Conditions, by: Names) -> bool:
     """Whether no axis of the node is bound by the conditions, and all are grouped by."""
     own = set(names(without_query(node.schema)))

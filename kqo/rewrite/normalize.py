@@ -191,7 +191,7 @@ class _Engine:
         if self._check:
             from kqo.ir.verify import verify
 
-            verify(Plan(self._plan.name, (("output", made),), {}, {}, self._plan.dtype))
+            verify([made])
 
     def _count(self, made: Node) -> list[Node]:
         """Count what the new nodes of a replacement read; gives the new nodes, readers first."""
