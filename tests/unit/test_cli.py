@@ -117,7 +117,7 @@ def fails(capsys, *arguments, code=2):
         (["bench", MODEL, "--batches", "0"], "batches"),
         (["bench", MODEL, "--batches", "x"], "batches"),
         (["bench", MODEL, "--image", "missing.png"], "missing.png"),
-        (["demo", "--image", "tulip"], "scratch_1"),
+        (["demo", "--image", "tulip"], "image: got 'tulip'"),
         (["fmt", "missing.rules"], "missing.rules"),
     ],
 )
