@@ -10,9 +10,9 @@ A file holds cases with blank lines between them. A case is comments, a command,
     ----
     no match
 
-``apply RULE [parameter=value] [with=OtherRule,...]`` runs that rule alone, or with others that it needs:
-a normalize rule to a fixpoint, and any other in a memo. Printed is the plan; of a memo each alternative
-that the rule added, as a root beside the node that it is equal to.
+``apply RULE [parameter=value] [with=OtherRule,...]`` runs that rule alone, or with others that it
+needs: a normalize rule to a fixpoint, and any other in a memo. Printed is the plan; of a memo each
+alternative that the rule added, as a root beside the node that it is equal to.
 """
 
 from __future__ import annotations

@@ -305,9 +305,8 @@ class _Checker:
 
     def variable(self, variable: ast.Variable) -> str:
         if variable.name not in self.variables:
-            raise fail(
-                variable.place, f"unknown variable ${variable.name}", variable.name, self.variables
-            )
+            given, known = f"${variable.name}", [f"${name}" for name in self.variables]
+            raise fail(variable.place, f"unknown variable {given}", given, known)
         self.used.add(variable.name)
         return self.variables[variable.name]
 

@@ -54,7 +54,7 @@ class Context:
     def values(self, names: set[str], known: Mapping[str, Array], dtype: str) -> dict[str, Array]:
         """Values of the folded constants among ``names``: float64 arithmetic, in ``dtype``.
 
-        A constant that is computed from others without values is left out: the plan had none before.
+        One that is computed from constants without values is left out: the plan had none before.
         """
         from kqo.lang.constants import evaluate
 

@@ -26,17 +26,17 @@ def format_rules(text: str, file: str = "<text>") -> str:
         RuleError: the text does not parse.
     """
     parsed = parse_rules(text, file)
-    comments = list(parsed.comments)
+    comments = _Comments(list(parsed.comments), text.splitlines())
     lines: list[str] = []
     for item in parsed.items:
         if lines:
             lines.append("")
         start = _start(item)
-        before = _take(comments, start)
+        before = comments.take(start)
         lines += _spaced(before, start)
         lines += [f"## {line}".rstrip() for line in item.doc.splitlines()]
         lines += _item(item, comments)
-    rest = _take(comments, None)
+    rest = comments.take(None)
     if rest:
         lines += ([""] if lines else []) + [comment for _, comment in rest]
     return "\n".join(lines) + "\n" if lines else ""
@@ -50,12 +50,33 @@ def _start(item: ast.Rule | ast.Operator) -> Place:
     return Place(item.place.file, item.place.line - len(item.doc.splitlines()), 1)
 
 
-def _take(comments: list[Comment], until: Place | None) -> list[Comment]:
-    """Remove and give the comments before a place; all of them where it is None."""
-    taken: list[Comment] = []
-    while comments and (until is None or _before(comments[0][0], until)):
-        taken.append(comments.pop(0))
-    return taken
+@dataclass(slots=True)
+class _Comments:
+    """The comments that are not yet written, in order, with the lines of the text."""
+
+    left: list[Comment]
+    lines: list[str]
+
+    def take(self, until: Place | None) -> list[Comment]:
+        """Remove and give the comments before a place; all of them where it is None."""
+        taken: list[Comment] = []
+        while self.left and (until is None or _before(self.left[0][0], until)):
+            taken.append(self.left.pop(0))
+        return taken
+
+    def take_inside(self, following: Place) -> list[Comment]:
+        """Remove and give the comments in a clause: before the next one, but not right above it."""
+        found = self.take(following)
+        above: list[Comment] = []
+        while found and self._leads(found[-1][0], following):
+            above.insert(0, found.pop())
+        self.left = above + self.left
+        return found
+
+    def _leads(self, comment: Place, following: Place) -> bool:
+        """Whether nothing but comments stands on the lines from the comment to what follows."""
+        between = self.lines[comment.line - 1 : following.line - 1]
+        return all(not line.strip() or line.lstrip().startswith("#") for line in between)
 
 
 def _before(place: Place, other: Place) -> bool:
@@ -73,9 +94,9 @@ def _spaced(comments: list[Comment], item: Place) -> list[str]:
     return lines
 
 
-def _item(item: ast.Rule | ast.Operator, comments: list[Comment]) -> list[str]:
+def _item(item: ast.Rule | ast.Operator, comments: _Comments) -> list[str]:
     if isinstance(item, ast.Operator):
-        inside = [f"  {comment}" for _, comment in _take(comments, item.end)]
+        inside = [f"  {comment}" for _, comment in comments.take(item.end)]
         fields = [f"{name}: {kind}" for name, kind in item.fields]
         line = f"operator {item.name} {{ {', '.join(fields)} }}"
         if len(line) <= WIDTH and not inside:
@@ -97,8 +118,9 @@ def _item(item: ast.Rule | ast.Operator, comments: list[Comment]) -> list[str]:
             clauses.append(("let", step.place, head + _template(step.value, room)))
     clauses.append(("replace", item.replace_place, _template(item.replace, _Room(_KEYWORD))))
     ends = [place for _, place, _ in clauses[1:]] + [item.end]
-    for (keyword, _, body), end in zip(clauses, ends, strict=True):
-        lines += [f"  {comment}" for _, comment in _take(comments, end)]
+    for (keyword, start, body), end in zip(clauses, ends, strict=True):
+        own = comments.take(start) + comments.take_inside(end)
+        lines += [f"  {comment}" for _, comment in own]
         lines += _where(body) if keyword == "where" else [f"  {keyword:<7} {body}"]
     return [*lines, "}"]
 
