@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from kqo.errors import ArgumentError, ExportError
+from kqo.frontend.registry import TABLE
 
 BATCH_SIZE = 2
 """Models are exported at this batch size: at 1 a batch dimension looks like a broadcast one."""
+
+_ROUNDS = 4
+"""How often operators that decompositions leave behind are decomposed in turn."""
 
 _REASONS = (
     ("data-dependent", "its control flow or a shape depends on the values of its input"),
@@ -47,18 +55,42 @@ def export(model: object, example_inputs: tuple[Tensor, ...] | None) -> Exported
         raise ArgumentError(
             "model", type(model).__name__, "a torch.nn.Module, an ExportedProgram, or a .pt2 file"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        functional: ExportedProgram = program.run_decompositions({})
-    return functional
+    with _quiet():
+        return _functional(program)
+
+
+def _functional(program: ExportedProgram) -> ExportedProgram:
+    """The program without in-place operators; unknown ones are decomposed where PyTorch can."""
+    table = torch.export.default_decompositions()
+    wanted: dict[Any, Any] = {}
+    for _ in range(_ROUNDS):
+        program = program.run_decompositions(dict(wanted))
+        called = {n.target for n in program.graph.nodes if n.op == "call_function"}
+        unknown = {op: table[op] for op in called if str(op) not in TABLE and op in table}
+        if not unknown:
+            break
+        wanted |= unknown
+    return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's warnings and logs: what matters is in the error that it raises."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.ERROR))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _load(path: Path) -> ExportedProgram:
     if not path.exists():
         raise ArgumentError("model", path, "a .pt2 file that exists")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             program: ExportedProgram = torch.export.load(path)
             return program
     except Exception as error:
@@ -104,8 +136,7 @@ def _batched(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             return torch.export.export(model, inputs, strict=False)
     except Exception as error:
         text = f"{type(error).__name__}: {error}"

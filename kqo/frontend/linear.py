@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
+
 from kqo.frontend.algebra import apply, combine
 from kqo.frontend.context import Context
+from kqo.frontend.reductions import softmax
 from kqo.frontend.registry import lowers
 from kqo.frontend.shapes import squeeze_dims
 from kqo.frontend.values import (
@@ -78,6 +83,34 @@ def _product(at: Context, a: Value, b: Value) -> Value:
     if vector_a:
         dims = (*dims[:-2], dims[-1])
     return Value(node, dims[:-1] if vector_b else dims)
+
+
+@lowers("aten.scaled_dot_product_attention.default", kind="attention")
+def attention(
+    at: Context,
+    query: Value,
+    key: Value,
+    value: Value,
+    attn_mask: Operand | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Value:
+    """``softmax(scale * query @ key.T + mask) @ value`` (Vaswani et al., 2017, equation 1)."""
+    if dropout_p or is_causal or enable_gqa:
+        at.unsupported("attention with dropout, a causal mask or grouped queries")
+    width = query.extent(len(query.dims) - 1)
+    factor = 1 / math.sqrt(width) if scale is None else scale
+    flipped = Value(key.node, (*key.dims[:-2], key.dims[-1], key.dims[-2]))
+    scores = apply(_product(at, query, flipped), call("mul", V, factor))
+    if attn_mask is not None:
+        if isinstance(attn_mask, Constant) and attn_mask.tensor.dtype == torch.bool:
+            bias = torch.zeros(attn_mask.tensor.shape).masked_fill(~attn_mask.tensor, -math.inf)
+            attn_mask = Constant(attn_mask.name, bias)
+        scores = combine(at, "add", scores, attn_mask)
+    return _product(at, softmax(at, scores, -1), value)
 
 
 @lowers("aten.addmm.default")

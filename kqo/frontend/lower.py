@@ -21,7 +21,7 @@ from kqo.frontend.export import export
 from kqo.frontend.registry import TABLE
 from kqo.frontend.values import BATCH, Constant, Value, as_tensor_shaped, usual_names
 from kqo.ir.nodes import Node, Scan
-from kqo.ir.plan import Plan
+from kqo.ir.plan import Origin, Plan
 from kqo.ir.schema import Axis
 
 assert operators.LOADED, "the operators' modules register themselves when imported"
@@ -133,7 +133,9 @@ class _Lowering:
             dims = usual_names(len(shape))
             label = "image" if len(self.inputs) == 1 else node.name
             axes = tuple(Axis(str(n), int(e)) for n, e in zip(dims[1:], shape[1:], strict=True))
-            return Value(Scan(label, axes), dims)
+            scan = Scan(label, axes)
+            self.at.origins[scan] = Origin("", "input")
+            return Value(scan, dims)
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             state = self.program.state_dict
             source = state if spec.target in state else self.program.constants
@@ -162,6 +164,9 @@ class _Lowering:
         )
         if not any(isinstance(v, Value) for v in given):
             return self._evaluate(node, args, kwargs)
+        tensors = [v for v in pytree.tree_leaves(node.meta["val"]) if isinstance(v, Tensor)]
+        if not all(isinstance(n, int) for v in tensors for n in v.shape):
+            self.at.unsupported("the extent of its result depends on values")
         entry = TABLE.get(self.at.operator)
         if entry is None:
             self.at.unsupported()

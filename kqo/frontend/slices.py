@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from kqo.frontend.context import Context
 from kqo.frontend.registry import lowers
+from kqo.frontend.shapes import reshape
 from kqo.frontend.values import (
     BATCH,
     Constant,
@@ -132,6 +135,47 @@ def roll(at: Context, x: Value, shifts: Sequence[int], dims: Sequence[int] = ())
         if by := shift % extent:
             x = concatenate([take(x, d, extent - by, by), take(x, d, 0, extent - by)], d)
     return x
+
+
+@lowers("aten.index_select.default", kind="gather")
+def index_select(at: Context, x: Value, dim: int, index: Operand) -> Value:
+    """Elements at constant places along a dimension."""
+    places = at.constant(index, "the index").tensor.reshape(-1).tolist()
+    return take_places(at, x, at.dim(x, dim), places)
+
+
+@lowers("aten.index.Tensor", kind="gather")
+def index(at: Context, x: Value, indices: Sequence[Operand | None]) -> Value:
+    """``x[:, i]`` for one constant tensor of places, of any shape."""
+    given = [(d, i) for d, i in enumerate(indices) if i is not None]
+    if len(given) != 1:
+        at.unsupported("several index tensors")
+    d, operand = given[0]
+    tensor = at.constant(operand, "the index").tensor
+    if tensor.dtype == torch.bool:
+        at.unsupported("a mask as an index")
+    taken = take_places(at, x, at.dim(x, d), tensor.reshape(-1).tolist())
+    return taken if tensor.dim() == 1 else reshape(at, taken, at.shape)
+
+
+def take_places(at: Context, x: Value, dim: int, places: Sequence[int]) -> Value:
+    """Elements at given places along a dimension: the union of runs of equal steps."""
+    if not places:
+        at.unsupported("an empty selection")
+    extent = x.extent(dim)
+    x = give_axes(x, {dim: feature(None, x.dims)})
+    where = [p % extent for p in places]
+    if where == list(range(extent)):
+        return x
+    runs: list[list[int]] = [[where[0]]]
+    for p in where[1:]:
+        run = runs[-1]
+        if len(run) == 1 or p - run[-1] == run[1] - run[0]:
+            run.append(p)
+        else:
+            runs.append([p])
+    parts = [take(x, dim, r[0], len(r), r[1] - r[0] if len(r) > 1 else 1) for r in runs]
+    return concatenate(parts, dim)
 
 
 @lowers("aten.cat.default", "aten.concat.default")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,7 +62,7 @@ def check(model: Any, *inputs: Tensor, tolerance: float = TOLERANCE) -> Lowered:
         wanted = flat(model(*inputs))
     assert len(wanted) == len(lowered.output_names)
     scans = {scan.name for scan in lowered.plan.scans}
-    order = scan_names(lowered, len(inputs))
+    order = scan_names(model, len(inputs))
     for image in range(inputs[0].shape[0]):
         given = {n: x[image].numpy() for n, x in zip(order, inputs, strict=True) if n in scans}
         found = interpret(lowered.plan, given)
@@ -107,9 +108,13 @@ def assert_equal(found: Array, wanted: Array) -> None:
     np.testing.assert_allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def scan_names(lowered: Lowered, count: int) -> list[str]:
-    """Names of the inputs of a module made by :class:`Function`."""
-    return ["image"] if count == 1 else [f"inputs_{k}" for k in range(count)]
+def scan_names(model: nn.Module, count: int) -> list[str]:
+    """Names of a module's inputs in a plan: "image" for a single one, else of the arguments."""
+    if count == 1:
+        return ["image"]
+    if isinstance(model, Function):
+        return [f"inputs_{k}" for k in range(count)]
+    return list(inspect.signature(model.forward).parameters)
 
 
 def flat(outputs: Any) -> list[Tensor]:

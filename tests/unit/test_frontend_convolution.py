@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from kqo.ir.equations import Affine
 from kqo.ir.nodes import Const, Group, Join
@@ -102,6 +103,10 @@ def test_matrix_products_with_constants() -> None:
 
 def test_products_of_two_activations() -> None:
     check(lambda x: (x @ x.transpose(1, 2)).softmax(-1) @ x, noise(2, 4, 5))
+    check(lambda x: torch.einsum("bnk,bmk->bnm", x, x), noise(2, 4, 5))
+    attend = F.scaled_dot_product_attention
+    mask = torch.ones(4, 4).tril().bool()
+    check(lambda x: attend(x, x, 2 * x) + attend(x, -x, x, mask), noise(2, 2, 4, 6))
     check(lambda x: torch.bmm(x[:, :2], x[:, 2:].transpose(1, 2)), noise(2, 4, 5))
     check(lambda x: x.unsqueeze(1) @ x.reshape(2, 1, 5, 4), noise(2, 4, 5))
 

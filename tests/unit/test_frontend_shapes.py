@@ -64,6 +64,9 @@ SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "reflect": lambda x: F.pad(x, (1, 2, 3, 0), mode="reflect"),
     "replicate": lambda x: F.pad(x, (1, 2, 3, 0), mode="replicate"),
     "circular": lambda x: F.pad(x, (1, 2, 3, 0), mode="circular"),
+    "index": lambda x: x[:, torch.tensor([2, 0, 0, 3]), 1:],
+    "index-table": lambda x: x[:, :, torch.tensor([[0, 5], [1, 2]])],
+    "index-select": lambda x: x.index_select(3, torch.tensor([3, 2, 1, 0])),
     "zeros": lambda x: F.pad(torch.cat([x, x.new_zeros(2, 1, 6, 4)], 1), (0, 1)),
 }
 
