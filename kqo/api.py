@@ -43,7 +43,9 @@ Asked = Occlusion | Regions
 
 def rules_for(options: Options) -> RuleSet:
     """The built-in rules with the user's, less those that the options switch off."""
-    rules = load_rules(*options.rules)
+    rules = load_rules()
+    if options.rules:
+        rules = rules.merged(load_rules(*options.rules))
     return rules.without(*options.without) if options.without else rules
 
 

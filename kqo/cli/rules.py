@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from kqo.lang.ast import Rule
 
 
 def rules(
@@ -15,14 +18,13 @@ def rules(
     ] = None,
 ) -> None:
     """List the rules by family, or show one with its documentation."""
-    from kqo.lang.format import format_rule
     from kqo.lang.ruleset import load_rules
 
     found = load_rules()
     if folders:
         found = found.merged(load_rules(*folders))
     if name is not None:
-        typer.echo(format_rule(found.get(name).rule))
+        typer.echo(source(found.get(name).rule, folders or []))
         return
     width = max((len(rule.name) for rule in found), default=0)
     family = ""
@@ -33,8 +35,20 @@ def rules(
         kind = "exact"
         if rule.rule.approximation is not None:
             kind = f"approx({rule.rule.approximation.parameter})"
-        about = rule.rule.doc.split("\n", 1)[0].removeprefix(rule.name).strip()
+        about = " ".join(rule.rule.doc.split()).removeprefix(rule.name).split(". ")[0].strip(" .")
         typer.echo(f"  {rule.name:<{width}}  {kind:<11}  {about}")
+
+
+def source(rule: Rule, folders: list[Path]) -> str:
+    """A rule as it stands in its file, with its documentation."""
+    from kqo.data import data_path
+
+    # A place names its file by the last two parts of the path.
+    files = (f for d in (data_path("rules"), *folders) for f in d.rglob("*.rules"))
+    path = next(f for f in files if "/".join(f.parts[-2:]) == rule.place.file)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = rule.place.line - 1 - len(rule.doc.splitlines())
+    return "\n".join([f"# {rule.place.file}:{rule.place.line}", *lines[first : rule.end.line]])
 
 
 def fmt(
@@ -45,7 +59,7 @@ def fmt(
 ) -> None:
     """Format rule files."""
     from kqo.errors import ArgumentError
-    from kqo.lang.format import format_text
+    from kqo.lang.format import format_rules
 
     changed = 0
     for path in files:
@@ -53,7 +67,7 @@ def fmt(
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ArgumentError("file", f"{path} ({error})", "a rule file") from None
-        new = format_text(text, str(path))
+        new = format_rules(text, str(path))
         if new == text:
             continue
         changed += 1
