@@ -17,7 +17,7 @@ from kqo.data import data_path
 from kqo.emit import kernels
 from kqo.emit.tail import helpers_in, tail_lines
 from kqo.emit.winograd import matrices
-from kqo.ir.nodes import Const, Physical, Union
+from kqo.ir.nodes import Const, Physical
 from kqo.ir.scalar import format_expr
 from kqo.ir.schema import features, shape, size
 from kqo.ir.window import roles
@@ -99,12 +99,8 @@ def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
         values["columns"] = [
             (int(e) - t.columns, int(e)) for e, t in zip(ends, tables, strict=True)
         ]
-        lines: list[str] = []
-        if isinstance(node, Physical):
-            fetch, constants = _operands(node)
-            lines = fetch + tail_lines(node.tail)
-        else:
-            assert isinstance(node, Union)
+        assert isinstance(node, Physical)
+        lines = tail_lines(node.tail)
     else:
         assert isinstance(node, Physical)
         window = roles(node)

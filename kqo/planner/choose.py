@@ -73,6 +73,13 @@ class Chooser:
         self.rates = rates
         self.bound: dict[Region, Boxes] = {}
         self.readers = plan.readers()
+        for home in memo.groups():
+            for alternative in memo.alternatives(home):
+                if isinstance(alternative, Overlay):
+                    # What reads the base is the base of what reads the overlay.
+                    base = alternative.base
+                    base = base.input if isinstance(base, Saved) else base
+                    self.readers.setdefault(base, self.readers.get(home, 1))
         self._cost: dict[Node, tuple[float, Candidate | None]] = {}
         self._rows: dict[Node, int] = {}
         self._sliced: dict[Node, bool] = {}
