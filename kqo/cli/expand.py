@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -36,14 +35,13 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
                 )
             )
 
-    @functools.wraps(command)
     def expanded(**given: Any) -> None:
         for name, kind in groups.items():
             given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
         command(**given)
 
     plain = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-    expanded.__signature__ = inspect.Signature(plain)
+    expanded.__name__, expanded.__doc__ = command.__name__, command.__doc__
+    expanded.__signature__ = inspect.Signature(plain)  # type: ignore[attr-defined]
     expanded.__annotations__ = {p.name: p.annotation for p in plain}
-    del expanded.__wrapped__  # type: ignore[attr-defined]
     return expanded
