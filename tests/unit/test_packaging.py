@@ -84,6 +84,23 @@ def test_direct_dependencies_are_pinned_and_declared():
     assert all("==" in line or line.startswith("#") for line in lines if line)
 
 
+def test_what_is_imported_is_declared():
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    texts = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    declared = {re.split(r"[>=\[]", text)[0].lower() for text in texts}
+    imported = set()
+    for path in (ROOT / "kqo").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    known = {"PIL": "pillow", "cupy": "cupy-cuda12x"}
+    outside = imported - set(sys.stdlib_module_names) - {"kqo"}
+    assert {known.get(name, name).lower() for name in outside} <= declared
+
+
 def test_ci_runs_what_it_should():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert os.access(ROOT / ".ci" / "run", os.X_OK) and "set -euo pipefail" in script
