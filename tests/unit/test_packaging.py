@@ -87,7 +87,8 @@ def test_direct_dependencies_are_pinned_and_declared():
 def test_what_is_imported_is_declared():
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    texts = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    texts = [text for group in groups for text in group]
     declared = {re.split(r"[>=\[]", text)[0].lower() for text in texts}
     imported = set()
     for path in (ROOT / "kqo").rglob("*.py"):
