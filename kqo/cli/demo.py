@@ -52,9 +52,9 @@ def demo(
     asked = Occlusion(WINDOW, STRIDE)
     began = time.perf_counter()
     plan = kqo.compile(model, (torch.from_numpy(tensor),), asked, name="surface")
-    planned = time.perf_counter() - began
-    typer.echo(f"compiled   {planned:.1f} s. What the plan is about (kqo explain says more):")
-    for line in plan.explain().splitlines()[:5]:
+    head, _, _ = plan.explain().partition("\n\n")
+    typer.echo(f"compiled   in {time.perf_counter() - began:.1f} s (kqo explain says more):")
+    for line in head.splitlines():
         typer.echo(f"           {line}")
     began = time.perf_counter()
     result = plan.run(tensor)
