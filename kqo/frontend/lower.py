@@ -123,7 +123,8 @@ class _Lowering:
             else:
                 results = node.args[0]
         roots = tuple(self._roots(results))
-        plan = Plan(self.name, roots, self.at.constants, self.at.origins, self.at.dtype)
+        inputs = tuple(self._label(node) for node in self.inputs)
+        plan = Plan(self.name, roots, self.at.constants, self.at.origins, self.at.dtype, inputs)
         plan = plan.with_roots(roots)
         return Lowered(plan, self._notes(), tuple(root for root, _ in roots))
 
@@ -131,9 +132,8 @@ class _Lowering:
         if spec.kind == InputKind.USER_INPUT:
             shape = node.meta["val"].shape
             dims = usual_names(len(shape))
-            label = "image" if len(self.inputs) == 1 else node.name
             axes = tuple(Axis(str(n), int(e)) for n, e in zip(dims[1:], shape[1:], strict=True))
-            scan = Scan(label, axes)
+            scan = Scan(self._label(node), axes)
             self.at.origins[scan] = Origin("", "input")
             return Value(scan, dims)
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
@@ -143,6 +143,9 @@ class _Lowering:
         if spec.kind == InputKind.CONSTANT_TENSOR:
             return self._constant(spec.target, self.program.constants[spec.target])
         return None
+
+    def _label(self, node: fx.Node) -> str:
+        return "image" if len(self.inputs) == 1 else str(node.name)
 
     def _constant(self, name: str, tensor: Tensor) -> Constant:
         tensor = tensor.detach()
