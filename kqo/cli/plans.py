@@ -159,7 +159,7 @@ def draw(
         per_pixel = np.nan_to_num(result.attribution(target, probability))
         heat, origin, stride = per_pixel.mean(axis=0), (0, 0), (1, 1)
         window = (1, 1)
-    original = result.original.reshape(-1)[number]
+    measure = "probability" if probability or result.probabilities else "score"
     draw_heatmap(
         preprocess.picture(image),
         heat,
@@ -168,7 +168,8 @@ def draw(
         stride=stride,  # type: ignore[arg-type]
         origin=origin,  # type: ignore[arg-type]
         title=f"{name}: {result.class_name(number)}",
-        subtitle=f"score {original:.4g}, {len(placed)} positions",
+        subtitle=f"{len(placed)} positions",
+        value_label=f"drop of the {measure} when hidden",
     )
 
 
