@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +25,7 @@ from kqo.runtime.bind import Binder, Bound, natural_reads
 from kqo.runtime.patch import PatchRows
 from kqo.runtime.plain import layout, plain
 from kqo.runtime.rows import PADDING_ROWS, ZERO, Region, everything, lookup
+from kqo.runtime.timing import Timings
 from kqo.runtime.workspace import Workspace
 
 Values = NDArray[Any]
@@ -74,6 +76,7 @@ class Engine:
         if any(not s.delta and not s.once for s in plan.steps):
             self.workers = 1  # a view that is recomputed per batch cannot be shared by workers
         self._lock = threading.Lock()
+        self._timings: Timings | None = None
         self._load()
         self._bind_regions()
         self.batch = batch or self._choose_batch(memory or DEFAULT_MEMORY)
@@ -191,12 +194,20 @@ class Engine:
             bound = self._view_bound(number, step)
             shares = [bound.blocks[w :: self.workers] for w in range(self.workers)]
             done = [
-                pool.submit(self.functions[number], bound, self.constants[number], w, blocks)
-                for w, blocks in zip(self.workspaces, shares, strict=True)
+                pool.submit(self._run_view, number, bound, w, blocks)
+                for w, blocks in enumerate(shares)
                 if blocks
             ]
             for future in done:
                 future.result()
+
+    def _run_view(
+        self, number: int, bound: Bound, worker: int, blocks: list[tuple[int, int]]
+    ) -> None:
+        began = time.thread_time()
+        self.functions[number](bound, self.constants[number], self.workspaces[worker], blocks)
+        if self._timings is not None:
+            self._timings.note(worker, number, began, began, time.thread_time())
 
     def _view_bound(self, number: int, step: Step) -> Bound:
         if number not in self._views:
@@ -215,6 +226,8 @@ class Engine:
             regions[table] = shared[id(boxes)]
         binder = Binder(self.plan.tables, self.buffers, regions, self.slots[worker])
         workspace = self.workspaces[worker]
+        timings = self._timings
+        began = at = time.thread_time()
         for number, step in enumerate(self.plan.steps):
             if step.delta:
                 bound = self._bound(step, number, binder, regions[step.table], batch)
@@ -222,8 +235,14 @@ class Engine:
                 bound = self._view_bound(number, step)
             else:
                 continue
+            if timings is not None:
+                at = time.thread_time()
             if bound.blocks:
                 self.functions[number](bound, self.constants[number], workspace, bound.blocks)
+            if timings is not None:
+                ended = time.thread_time()
+                timings.note(worker, number, began, at, ended)
+                began = ended
         for name, table, axes in self.plan.roots:
             results[name][batch] = self._assemble(binder, table, axes, batch)
 
@@ -241,13 +260,17 @@ class Engine:
         return shaped.transpose(0, *(i + 1 for i in order))
 
     def run(
-        self, inputs: Mapping[str, Array], progress: Progress | None = None
+        self,
+        inputs: Mapping[str, Array],
+        progress: Progress | None = None,
+        timings: Timings | None = None,
     ) -> dict[str, Values]:
         """Answer all queries for one input.
 
         Args:
             inputs: each base relation's values, shaped as its axes.
             progress: called with the number of queries done and their total.
+            timings: filled with the time of each step, where given.
 
         Returns:
             for each output an array (queries + 1, *axes): the last row is for the untouched input.
@@ -258,6 +281,10 @@ class Engine:
         with self._lock, np.errstate(all="ignore"), blas.one_thread():
             if not self._allocated:
                 self._allocate()
+            began = time.perf_counter()
+            self._timings = timings
+            if timings is not None:
+                timings.share(self.workers)
             self._take(inputs)
             results = {
                 name: np.empty((self.queries, *shape(axes)), dtype=self.plan.dtype)
@@ -266,6 +293,8 @@ class Engine:
             with ThreadPoolExecutor(self.workers, thread_name_prefix="kqo") as pool:
                 self._run_views(pool)
                 self._run_all(pool, results, progress)
+            if timings is not None:
+                timings.wall = time.perf_counter() - began
             return results
 
     def _run_all(
