@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from kqo.zoo.weights import BranchNorm
 from kqo.zoo.width import scaled
 
 # Expansion, channels, blocks and first stride of each stage (table 2 of the paper).
@@ -36,7 +37,7 @@ class InvertedResidual(nn.Module):
         layers += [
             _conv(hidden, hidden, 3, stride, groups=hidden),
             nn.Conv2d(hidden, out, 1, bias=False),
-            nn.BatchNorm2d(out),
+            BranchNorm(out),
         ]
         self.conv = nn.Sequential(*layers)
         self.shortcut = stride == 1 and channels == out

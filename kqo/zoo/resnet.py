@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from kqo.zoo.weights import BranchNorm
 from kqo.zoo.width import scaled
 
 
@@ -18,7 +19,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
+        self.bn2 = BranchNorm(planes)
         self.downsample = _shortcut(channels, planes * self.expansion, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ class Bottleneck(nn.Module):
         self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(planes * self.expansion)
+        self.bn3 = BranchNorm(planes * self.expansion)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(channels, planes * self.expansion, stride)
 

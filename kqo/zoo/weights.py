@@ -18,6 +18,12 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
+class BranchNorm(nn.BatchNorm2d):
+    """The last norm of a residual branch. Its random weights are small, as in trained networks, which
+    start from 0 there (Goyal et al. 2017): with large ones a deep random network amplifies rounding
+    errors from block to block."""
+
+
 def randomize(model: nn.Module, size: tuple[int, ...], seed: int) -> None:
     """Fill a model with seeded random weights under which activations keep a scale of about 1.
 
@@ -40,7 +46,8 @@ def randomize(model: nn.Module, size: tuple[int, ...], seed: int) -> None:
                 nn.init.uniform_(module.bias, -0.1, 0.1, generator=generator)
         elif isinstance(module, _NORMS):
             module.reset_running_stats()
-            nn.init.uniform_(module.weight, 0.8, 1.2, generator=generator)
+            low, high = (0.2, 0.4) if isinstance(module, BranchNorm) else (0.8, 1.2)
+            nn.init.uniform_(module.weight, low, high, generator=generator)
             nn.init.uniform_(module.bias, -0.1, 0.1, generator=generator)
     norms = [m for m in model.modules() if isinstance(m, _NORMS)]
     if norms:
