@@ -36,7 +36,7 @@ class Context:
         self.dtype = dtype
         self.constants: dict[str, Array] = {}
         self.origins: dict[Node, Origin] = {}
-        self._sources: dict[str, tuple[Any, ...]] = {}
+        self._sources: dict[str, tuple[tuple[Any, ...], Tensor]] = {}
         self._at: fx.Node | None = None
 
     def enter(self, node: fx.Node) -> None:
@@ -78,7 +78,8 @@ class Context:
         tensor = constant.tensor.detach()
         identity = (tensor.data_ptr(), tensor.stride(), tuple(tensor.shape), shape)
         name, number = constant.name, 1
-        while self._sources.setdefault(name, identity) != identity:
+        # The tensor is kept with its address, which another one could take over if it were freed.
+        while self._sources.setdefault(name, (identity, tensor))[0] != identity:
             number += 1
             name = f"{constant.name}.{number}"
         if name not in self.constants:

@@ -13,6 +13,7 @@ from kqo.frontend import (
     pooling,
     reductions,
     resize,
+    scatter,
     shapes,
     slices,
 )
@@ -28,6 +29,7 @@ LOADED = (
     pooling,
     reductions,
     resize,
+    scatter,
     shapes,
     slices,
 )

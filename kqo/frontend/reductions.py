@@ -108,6 +108,13 @@ def variance_and_mean(
     return _variance(at, x, dim, correction, keepdim)
 
 
+@lowers("aten.std_mean.correction", "aten.std_mean.dim")
+def deviation_and_mean(at: Context, x: Value, *args: Any, **kwargs: Any) -> tuple[Value, Value]:
+    """Standard deviation and mean over dimensions."""
+    spread, mean = variance_and_mean(at, x, *args, **kwargs)
+    return apply(spread, call("sqrt", V)), mean
+
+
 @lowers("aten.linalg_vector_norm.default", "aten.norm.ScalarOpt_dim", kind="norm")
 def vector_norm(
     at: Context,

@@ -71,6 +71,23 @@ def test_batch_norm_is_not_folded() -> None:
     assert ops(lowered).count("Join") == 4
 
 
+class StandardizedConv(nn.Conv2d):
+    """Qiao et al., 2019: the kernel is standardized at each call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.batch_norm(
+            self.weight.reshape(1, self.out_channels, -1), None, None, training=True
+        ).reshape_as(self.weight)
+        return self._conv_forward(x, weight, self.bias)
+
+
+def test_kernels_computed_from_parameters_are_constants() -> None:
+    lowered = check(randomized(StandardizedConv(3, 4, 3)), noise(2, 3, 5, 5))
+    assert ops(lowered).count("Group") == 1
+    layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    check(randomized(layer), noise(2, 3, 5, 5))
+
+
 def test_statistics_of_the_batch_are_an_error() -> None:
     with pytest.raises(UnsupportedOperator, match="statistics of the batch"):
         lower(nn.BatchNorm2d(3, track_running_stats=False).eval(), (noise(2, 3, 4, 4).float(),))
@@ -88,6 +105,7 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "variance": lambda x: x.var((2, 3)) + x.var((2, 3), unbiased=False),
     "deviation": lambda x: x.std((1, 2), correction=0, keepdim=True) + x,
     "variance-and-mean": lambda x: torch.cat(torch.var_mean(x, (2, 3)), 1),
+    "deviation-and-mean": lambda x: torch.cat(torch.std_mean(x, (2, 3), correction=0), 1),
     "norm": lambda x: F.normalize(x, dim=1) + torch.linalg.vector_norm(x, 1, (2, 3), True),
     "norm-max": lambda x: torch.linalg.vector_norm(x, float("inf"), (2, 3)),
     "response": lambda x: x * x.norm(p=2, dim=(2, 3), keepdim=True),

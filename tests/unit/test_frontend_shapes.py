@@ -15,6 +15,17 @@ from kqo.frontend import lower
 from kqo.ir.nodes import Rekey
 from tests.unit.lowering import Array, Function, assert_equal, check, evaluate_all, noise, ops
 
+
+def assigned(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Parts of a tensor written over, as partial convolutions and shifts do."""
+    y = x if y is None else y
+    x = x.clone()
+    x[:, :2] = y[:, 2:] * 2
+    x[:, :, 1] = y.mean(2)
+    x[:, 3, :, 1:3] = 7.0
+    return x
+
+
 BORDER = noise(1, 2, 6, 4, seed=5)
 SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "permute": lambda x: x.permute(0, 2, 3, 1),
@@ -67,6 +78,10 @@ SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "index": lambda x: x[:, torch.tensor([2, 0, 0, 3]), 1:],
     "index-table": lambda x: x[:, :, torch.tensor([[0, 5], [1, 2]])],
     "index-select": lambda x: x.index_select(3, torch.tensor([3, 2, 1, 0])),
+    "assign": assigned,
+    "assign-zeros": lambda x: assigned(torch.zeros_like(x), x),
+    "unfold": lambda x: x.unfold(2, 3, 2) * x.unfold(2, 3, 1)[:, :, :2],
+    "im2col": lambda x: F.unfold(x, (3, 2), dilation=(1, 2), padding=1, stride=(2, 1)),
     "zeros": lambda x: F.pad(torch.cat([x, x.new_zeros(2, 1, 6, 4)], 1), (0, 1)),
 }
 
