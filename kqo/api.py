@@ -32,6 +32,7 @@ from kqo.runtime.engine import Engine, Progress
 from kqo.runtime.result import Result
 from kqo.workloads import Occlusion, Placed, Regions, from_dict
 from kqo.workloads.base import changed_scan
+from kqo.workloads.fill import aligned
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -133,6 +134,7 @@ class CompiledPlan:
         self,
         image: Any,
         *others: Any,
+        fill: Any = None,
         verify: int = 0,
         progress: Progress | None = None,
     ) -> Result:
@@ -142,6 +144,8 @@ class CompiledPlan:
             image: the first input, (C, H, W), or (1, C, H, W), or (N, C, H, W) for several images; a
                 NumPy array or a torch tensor.
             others: the model's further inputs, alike.
+            fill: where the workload's fill is ``"given"``: an array that broadcasts to the changed
+                input, or (N, C, H, W), one for each image.
             verify: check this many sampled queries by full re-inference, without delta rules.
             progress: called with queries done and their total; by default a bar on stderr where that
                 is a terminal.
@@ -151,6 +155,7 @@ class CompiledPlan:
             VerificationError: a sampled query differs by more than the options' tolerance.
         """
         images, many = self._inputs((image, *others))
+        self._add_fill(images, fill)
         engine = self._planned[3]
         began = time.perf_counter()
         answers = []
@@ -179,13 +184,15 @@ class CompiledPlan:
 
     def _inputs(self, given: tuple[Any, ...]) -> tuple[list[dict[str, Values]], bool]:
         scans = self.logical.scans
-        if len(given) != len(scans):
-            names = ", ".join(s.name for s in scans)
-            raise ArgumentError("inputs", f"{len(given)} inputs", f"{len(scans)}: {names}")
+        inputs = self.logical.inputs or tuple(s.name for s in scans)
+        if len(given) != len(inputs):
+            names = ", ".join(inputs)
+            raise ArgumentError("inputs", f"{len(given)} inputs", f"{len(inputs)}: {names}")
         arrays: list[Values] = []
         many: set[int | None] = set()
-        for scan, value in zip(scans, given, strict=True):
-            array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+        by_name = dict(zip(inputs, given, strict=True))
+        for scan in scans:
+            array = _as_array(by_name[scan.name])
             want = shape(scan.axes)
             if array.shape == want:
                 array = array[None]
@@ -207,6 +214,22 @@ class CompiledPlan:
             for i in range(count or 1)
         ]
         return images, count is not None
+
+    def _add_fill(self, images: list[dict[str, Values]], given: Any) -> None:
+        """Add the values of a fill that is a base relation of its own to each image's inputs."""
+        known = {scan.name for scan in self.logical.scans}
+        fills = [scan for scan in self.workload.apply(self.logical).scans if scan.name not in known]
+        if not fills:
+            if given is not None:
+                raise ArgumentError("fill", "an array", "None: the workload has a fill already")
+            return
+        if given is None:
+            raise ArgumentError("fill", None, "an array: the workload's fill is 'given'")
+        array, want = _as_array(given), shape(fills[0].axes)
+        each = array.ndim == len(want) + 1 and len(array) == len(images)
+        for number, inputs in enumerate(images):
+            own = aligned(array[number] if each else array, want)
+            inputs[fills[0].name] = np.broadcast_to(own, want).astype(self.logical.dtype)
 
     def _verified(self, result: Result, images: list[dict[str, Values]], count: int) -> Result:
         """Compare sampled queries with full re-inference by a plan without delta rules."""
@@ -255,6 +278,10 @@ class CompiledPlan:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.RLock()
+
+
+def _as_array(value: Any) -> Values:
+    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
 class _Bar:

@@ -33,6 +33,8 @@ class Plan:
         constants: values of the Const nodes by name, shaped as their axes.
         origins: provenance by node; a side table, so that equal subplans stay equal.
         dtype: the type that values are computed in, float32 or float64.
+        inputs: names of the base relations that may change, in the order of the model's
+            arguments, also of those that no output depends on; may be empty.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Plan:
     constants: Mapping[str, Array] = field(default_factory=dict)
     origins: Mapping[Node, Origin] = field(default_factory=dict)
     dtype: str = "float32"
+    inputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "constants", MappingProxyType(dict(self.constants)))
@@ -51,8 +54,10 @@ class Plan:
 
     @property
     def scans(self) -> tuple[Scan, ...]:
-        """The base relations that may change, in order of first use."""
-        return tuple(n for n in self.nodes() if isinstance(n, Scan))
+        """The base relations that may change: the inputs in their order, then by first use."""
+        order = {name: number for number, name in enumerate(self.inputs)}
+        found = [n for n in self.nodes() if isinstance(n, Scan)]
+        return tuple(sorted(found, key=lambda n: order.get(n.name, len(order))))
 
     def readers(self) -> dict[Node, int]:
         """For every node the number of readers: fields of other nodes that name it, and roots."""
@@ -74,4 +79,5 @@ class Plan:
         known = {**self.constants, **(constants or {})}
         used = {n.name for n in walk(*(r for _, r in roots)) if isinstance(n, Const)}
         kept = {name: value for name, value in known.items() if name in used}
-        return Plan(self.name, roots, kept, {**self.origins, **(origins or {})}, self.dtype)
+        known_origins = {**self.origins, **(origins or {})}
+        return Plan(self.name, roots, kept, known_origins, self.dtype, self.inputs)

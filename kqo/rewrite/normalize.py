@@ -62,7 +62,7 @@ def _finish(plan: Plan, roots: tuple[Node, ...], engine: _Engine) -> Plan:
     constants |= engine.context.values(used, plan.constants, plan.dtype)
     origins = {node: engine.origins[node] for node in nodes if node in engine.origins}
     named = tuple((name, root) for (name, _), root in zip(plan.roots, roots, strict=True))
-    return Plan(plan.name, named, constants, origins, plan.dtype)
+    return Plan(plan.name, named, constants, origins, plan.dtype, plan.inputs)
 
 
 class _Engine:

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def save(path: str | os.PathLike[str], stored: Stored) -> None:
     from safetensors.numpy import save_file
 
     constants = {n: np.ascontiguousarray(v) for n, v in stored.plan.constants.items()}
-    text, about = format_plan(stored.plan), json.dumps(dict(stored.about), sort_keys=True)
+    values = {**stored.about, "inputs": list(stored.plan.inputs)}
+    text, about = format_plan(stored.plan), json.dumps(values, sort_keys=True)
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
@@ -109,6 +110,7 @@ def load(path: str | os.PathLike[str]) -> Stored:
         plan = parse_plan(text, constants, file=name)
         verify(plan)
         values = json.loads(about)
+        plan = replace(plan, inputs=tuple(map(str, values.pop("inputs"))))
     except PlanFileError:
         raise
     except (KqoError, KeyError, ValueError) as error:

@@ -40,14 +40,15 @@ class Workload(Protocol):
 
 def changed_scan(plan: Plan, which: int | str) -> Scan:
     """The base relation of a plan that a workload means by ``which``; ArgumentError if none."""
-    scans = plan.scans
-    if isinstance(which, str):
-        for scan in scans:
-            if scan.name == which:
-                return scan
-    elif 0 <= which < len(scans):
-        return scans[which]
-    known = ", ".join(f"{number} ({scan.name})" for number, scan in enumerate(scans))
+    scans = {scan.name: scan for scan in plan.scans}
+    inputs = plan.inputs or tuple(scans)
+    if not isinstance(which, str) and 0 <= which < len(inputs):
+        which = inputs[which]
+    if which in scans:
+        return scans[str(which)]
+    if which in inputs:
+        raise ArgumentError("input", repr(which), "an input that an output depends on")
+    known = ", ".join(f"{number} ({name})" for number, name in enumerate(inputs))
     raise ArgumentError("input", repr(which), f"an input of the model: {known or 'it has none'}")
 
 
@@ -61,7 +62,8 @@ def overlay(plan: Plan, which: int | str, fill: Fill) -> Plan:
     """
     scan = changed_scan(plan, which)
     check_fill_shape(fill, shape(scan.axes))
-    patch, constants = fill_node(fill, scan, plan.constants)
+    taken = {**plan.constants, **dict.fromkeys((*plan.inputs, *(s.name for s in plan.scans)))}
+    patch, constants = fill_node(fill, scan, taken)
     new: dict[Node, Node] = {}
     for node in plan.nodes():
         if node is scan:

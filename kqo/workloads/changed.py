@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kqo.errors import ArgumentError
 from kqo.workloads.base import Workload
-from kqo.workloads.fill import Fill, aligned, gaussian
+from kqo.workloads.fill import GIVEN, Fill, aligned, gaussian
 
 Array = NDArray[np.float32]
 
@@ -39,6 +40,8 @@ def fill_values(fill: Fill, image: Array) -> Array:
     """What a fill puts over an image (C, ...): float32 that broadcasts to the image's shape."""
     if isinstance(fill, float):
         return np.asarray(fill, dtype=np.float32)
+    if isinstance(fill, str) and fill == GIVEN:
+        raise ArgumentError("fill", repr(fill), "a fill that does not depend on the run")
     if isinstance(fill, str):
         return _mean(image) if fill == "mean" else _blurred(image)
     return aligned(np.asarray(fill, dtype=np.float32), image.shape)

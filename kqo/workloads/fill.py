@@ -16,9 +16,11 @@ Array = NDArray[np.float32]
 Fill = float | str | Array | Sequence[float]
 
 NAMED = ("mean", "blur")
+GIVEN = "given"
 BLUR_SIGMA = 10.0  # pixels, as in Fong and Vedaldi (ICCV 2017), section 4.2
 _ACCEPTED = (
-    "a number, one number per channel, an array that broadcasts to the input, 'mean' or 'blur'"
+    "a number, one number per channel, an array that broadcasts to the input, 'mean', 'blur' or "
+    "'given'"
 )
 
 
@@ -30,7 +32,7 @@ def check_fill(given: object) -> float | str | Array:
             numbers.
     """
     if isinstance(given, str):
-        if given not in NAMED:
+        if given not in (*NAMED, GIVEN):
             raise ArgumentError("fill", repr(given), _ACCEPTED)
         return given
     try:
@@ -78,13 +80,16 @@ def fill_node(
     """The fill as a node over the base relation ``scan``, with the constants that it reads.
 
     A relation lacks the axes that it does not vary along. The named fills are plans over the image:
-    ``mean`` is a group by channel, ``blur`` joins each position axis with a Gaussian window.
+    ``mean`` is a group by channel, ``blur`` joins each position axis with a Gaussian window. A fill
+    that is ``given`` with each image is a base relation of its own.
 
     Args:
         fill: as :func:`check_fill` returns it.
         scan: the relation that is overlaid; its first axis counts channels.
-        taken: names of constants that are in use already.
+        taken: names of base relations and constants that are in use already.
     """
+    if isinstance(fill, str) and fill == GIVEN:
+        return Scan(_fresh("fill", taken), scan.axes), {}
     if isinstance(fill, str):
         return _mean(scan) if fill == "mean" else _blur(scan, taken)
     name = _fresh("fill", taken)

@@ -34,7 +34,8 @@ class Occlusion:
             not cover whole.
         fill: what stands in the window, in the units of the tensor that the model sees: a number; a
             sequence of one number per channel; an array that broadcasts to the input; ``"mean"``,
-            the image's mean per channel; or ``"blur"``, the image under a Gaussian of 10 elements.
+            the image's mean per channel; ``"blur"``, the image under a Gaussian of 10 elements; or
+            ``"given"``, passed with each image to :meth:`kqo.CompiledPlan.run`.
         positions: integer array (queries, window axes) of window starts, in place of the whole
             grid; a window that reaches beyond the input is clipped.
         roi: ``((lo, hi), ...)`` for the last axes, hi exclusive: a box that window starts must lie
