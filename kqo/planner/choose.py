@@ -88,9 +88,14 @@ class Chooser:
         self._built: dict[Node, int] = {}
 
     def overlay(self, node: Node) -> Overlay | None:
-        """The overlay that a delta rule offered for this relation, the one with the fewest rows."""
+        """The overlay that a delta rule offered for this relation, the one with the fewest rows; of
+        those over the same base that is materialized, since it is then computed once per input."""
         found = [a for a in self.memo.alternatives(node) if isinstance(a, Overlay)]
-        return min(found, key=self._overlay_rows) if found else None
+        return min(found, key=self._overlay_order) if found else None
+
+    def _overlay_order(self, overlay: Overlay) -> tuple[int, bool]:
+        kept = isinstance(overlay.base, (Saved, Scan, Const))
+        return self._overlay_rows(overlay), not kept
 
     def _overlay_rows(self, overlay: Overlay) -> int:
         return self._region_rows(overlay, overlay.at)
