@@ -19,9 +19,11 @@ _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
 class BranchNorm(nn.BatchNorm2d):
-    """The last norm of a residual branch. Its random weights are small, as in trained networks, which
-    start from 0 there (Goyal et al. 2017): with large ones a deep random network amplifies rounding
-    errors from block to block."""
+    """The last norm of a residual branch.
+
+    Its random weights are small, as in trained networks, which start from 0 there (Goyal et al.
+    2017): with large ones a deep random network amplifies rounding errors from block to block.
+    """
 
 
 def randomize(model: nn.Module, size: tuple[int, ...], seed: int) -> None:

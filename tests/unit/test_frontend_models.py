@@ -7,6 +7,8 @@ import torch
 
 from kqo import zoo
 from kqo.frontend import lower
+from kqo.ir.parse import parse_plan
+from kqo.ir.text import format_plan
 from tests import models
 from tests.unit.lowering import check, noise, ops
 
@@ -33,7 +35,9 @@ def test_zoo_model_equals_pytorch(name: str) -> None:
 def test_model_equals_pytorch(name: str) -> None:
     _, shapes = models.MODELS[name]
     inputs = [noise(2, *shape, seed=k) for k, shape in enumerate(shapes)]
-    assert "Opaque" not in ops(check(models.build(name), *inputs))
+    lowered = check(models.build(name), *inputs)
+    assert "Opaque" not in ops(lowered)
+    assert parse_plan(format_plan(lowered.plan)).roots == lowered.plan.roots
 
 
 def test_outputs_are_named_as_the_model_names_them() -> None:
