@@ -60,6 +60,26 @@ def is_vector(node: Node) -> bool:
     return isinstance(node, (Const, Domain)) and not positions(node.schema)
 
 
+def needs_rows(node: Node) -> tuple[bool, ...]:
+    """For each data input of a node, whether its step reads it as rows even where it is a vector.
+
+    Kernels and operands that are constants without positions are read as they are.
+    """
+    inputs = data_inputs(node)
+    if isinstance(node, Physical):
+        concatenates = node.form == "concat"
+        return tuple(i == 0 or (concatenates and i > 1) for i in range(len(inputs)))
+    if isinstance(node, (Group, Join)):
+        return (False,) * len(inputs)
+    return (True,) * len(inputs)
+
+
+def row_sources(node: Node) -> list[Node | None]:
+    """The data inputs of a node that its step reads as rows; None for vectors and kernels."""
+    pairs = zip(data_inputs(node), needs_rows(node), strict=True)
+    return [None if is_vector(source) and not rows else source for source, rows in pairs]
+
+
 class Chooser:
     """Chooses storage and forms for one plan over one set of positions."""
 
@@ -178,7 +198,7 @@ class Chooser:
                 found.append(overlay.patch)
         if overlay is None or self.is_own_slice(node, overlay):
             for candidate in self.candidates(node):
-                found += [i for i in data_inputs(candidate.node) if not is_vector(i)]
+                found += [i for i in row_sources(candidate.node) if i is not None]
         return found
 
     def is_own_slice(self, node: Node, overlay: Overlay) -> bool:
@@ -201,8 +221,8 @@ class Chooser:
         rows = self.rows(node)
         for candidate in self.candidates(node):
             cost = self._own_cost(candidate, rows)
-            for source in data_inputs(candidate.node):
-                if not is_vector(source):
+            for source in row_sources(candidate.node):
+                if source is not None:
                     cost += self._cost[source][0] / max(1, self.readers.get(source, 1))
             if cost < best[0]:
                 best = (cost, candidate)
@@ -269,9 +289,7 @@ class Chooser:
         candidate = self.cost(node)[1]
         if candidate is None:
             return ()
-        return tuple(
-            None if is_vector(i) else self.table(i) for i in data_inputs(candidate.node)
-        )
+        return tuple(None if i is None else self.table(i) for i in row_sources(candidate.node))
 
     def _add_step(
         self, node: Node, table: int, delta: bool, sources: tuple[int | None, ...], once: bool
@@ -297,7 +315,7 @@ class Chooser:
         stack = [root for _, root in self.plan.roots]
         while stack:
             node = stack.pop()
-            if node in wanted or is_vector(node):
+            if node in wanted:
                 continue
             wanted.add(node)
             if isinstance(node, Saved):
@@ -307,10 +325,10 @@ class Chooser:
             candidate = self._cost[node][1]
             if overlay is not None:
                 stack.append(overlay.base)
-                if candidate is None:
+                if candidate is None and not is_vector(overlay.patch):
                     stack.append(overlay.patch)
             if candidate is not None:
-                stack.extend(data_inputs(candidate.node))
+                stack.extend(i for i in row_sources(candidate.node) if i is not None)
         return [node for node in self._cost if node in wanted]
 
     def choose(self) -> PhysicalPlan:
