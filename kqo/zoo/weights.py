@@ -73,11 +73,20 @@ def _measure(module: nn.Module, args: tuple[Any, ...]) -> None:
 
 
 def smooth_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Noise (N, C, H, W) of mean 0 and deviation 1, half of it in patches of 16, as images have."""
+    """Noise (N, C, H, W), mean 0, deviation 1, in patches of 16 of their own level and texture.
+
+    Some patches are nearly flat: a network that was only calibrated on texture would blow up on a
+    plain area, such as the one that occlusion puts into an image.
+    """
     n, c, h, w = shape
-    coarse = torch.randn((n, c, -(-h // 16), -(-w // 16)), generator=generator)
-    coarse = coarse.repeat_interleave(16, 2).repeat_interleave(16, 3)[:, :, :h, :w]
-    return (coarse + torch.randn(shape, generator=generator)) / math.sqrt(2)
+    blocks = (-(-h // 16), -(-w // 16))
+    level = torch.randn((n, c, *blocks), generator=generator)
+    texture = torch.rand((n, 1, *blocks), generator=generator) * math.sqrt(3)
+    coarse, strength = (
+        patch.repeat_interleave(16, 2).repeat_interleave(16, 3)[:, :, :h, :w]
+        for patch in (level, texture)
+    )
+    return (coarse + strength * torch.randn(shape, generator=generator)) / math.sqrt(2)
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
