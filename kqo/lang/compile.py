@@ -144,9 +144,10 @@ class CompiledRule:
             return None
         except RuleError:
             raise
-        except KqoError as error:
+        except (KqoError, LookupError) as error:
+            message = error.message if isinstance(error, KqoError) else f"no {error}"
             raise RuleError(
-                f"rule {self.name}: {error.message}", place=self.rule.replace_place
+                f"rule {self.name}: {message}", place=self.rule.replace_place
             ) from error
 
     def _same_axes(self, node: Node, made: Node) -> None:

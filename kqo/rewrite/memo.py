@@ -22,6 +22,7 @@ from kqo.rewrite.trace import Trace
 _ADDING = ("delta", "batch", "physical")
 _PRUNED = ("delta", "batch")
 _MOST_PRUNINGS = 100
+_MOST_ALTERNATIVES = 200
 
 
 class Memo:
@@ -83,8 +84,8 @@ def explore(plan: Plan, rules: RuleSet, parameters: Mapping[str, float] | None =
 
     Args:
         plan: normalized, with overlays over the base relations that change.
-        rules: families delta, batch and physical add alternatives; prune rules rewrite what delta and
-            batch rules made before it is added; normalize rules are left aside.
+        rules: families delta, batch and physical add alternatives; prune rules rewrite what delta
+            and batch rules made before it is added; normalize rules are left aside.
         parameters: values of the parameters of approximate rules. A rule runs only where its
             parameter's value is not the neutral one.
 
@@ -136,10 +137,11 @@ class _Explorer:
             home, node, rule = item
             for made in self._apply(rule, node, home):
                 self._add(home, made, rule)
-            if len(self.memo.trace) > budget:
-                last = Counter(a.rule for a in self.memo.trace.applications[-200:])
+            if len(self.memo.trace) > budget or len(self.memo._groups[home]) > _MOST_ALTERNATIVES:
+                last = Counter(a.rule for a in self.memo.trace.applications[-_MOST_ALTERNATIVES:])
                 names = ", ".join(name for name, _ in last.most_common(3))
-                raise RuleError(f"no end after {budget} alternatives; last fired: {names}")
+                count = len(self.memo.trace)
+                raise RuleError(f"no end after {count} alternatives; last fired: {names}")
         folded = set(self._context.folded)
         self.memo.constants |= self._context.values(folded, self._plan.constants, self._plan.dtype)
         return self.memo

@@ -172,7 +172,7 @@ def test_folders_that_hold_no_rules_are_errors(tmp_path: Path) -> None:
         load_rules(tmp_path)
     (tmp_path / "prune").mkdir()
     (tmp_path / "prune" / "bad.rules").write_bytes(b"\xff\xfe")
-    with pytest.raises(RuleError, match="prune/bad.rules:1:1: cannot be read"):
+    with pytest.raises(RuleError, match=r"prune/bad\.rules:1:1: cannot be read"):
         load_rules(tmp_path)
 
 
@@ -212,7 +212,7 @@ def test_every_rule_says_why_it_pays_and_when_it_is_invalid() -> None:
         assert "Invalid" in text, f"{rule.name} does not say when it is invalid"
 
 
-# ---- the formatter --------------------------------------------------------------------------------
+# ---- the formatter ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
