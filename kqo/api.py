@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from kqo.emit.source import emit
 from kqo.errors import ArgumentError, VerificationError
-from kqo.explain.text import explain_text
+from kqo.explain.render import explain
+from kqo.explain.subject import Subject
 from kqo.interop.preprocess import Preprocess
 from kqo.ir.plan import Plan
 from kqo.ir.schema import shape
@@ -24,12 +25,14 @@ from kqo.lang.ruleset import RuleSet, load_rules
 from kqo.options import Options
 from kqo.planner.choose import Chooser
 from kqo.planner.physical import PhysicalPlan
-from kqo.planner.rates import REFERENCE
-from kqo.rewrite.memo import Memo, explore
+from kqo.planner.rates import REFERENCE, current_rates
+from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
+from kqo.rewrite.trace import Trace
 from kqo.runtime import planfile
 from kqo.runtime.engine import Engine, Progress
 from kqo.runtime.result import Result
+from kqo.runtime.timing import Timings
 from kqo.workloads import Occlusion, Placed, Regions, from_dict
 from kqo.workloads.base import changed_scan
 from kqo.workloads.fill import aligned
@@ -71,8 +74,11 @@ class CompiledPlan:
         workload: Asked,
         options: Options,
         preprocess: Preprocess | None = None,
+        *,
         notes: Sequence[str] = (),
         normalized_by: Sequence[str] = (),
+        lowered: Plan | None = None,
+        normalizing: Trace | None = None,
     ) -> None:
         self.name = logical.name
         self.logical = logical
@@ -81,17 +87,21 @@ class CompiledPlan:
         self.preprocess = preprocess
         self.notes = tuple(notes)
         self._normalized_by = tuple(normalized_by)
+        self._lowered = lowered
+        self._normalizing = normalizing
+        self._rates = current_rates()
         self._lock = threading.RLock()
         self.scan = changed_scan(logical, workload.input)
         self.placed: Placed = workload.resolve(shape(self.scan.axes))
 
     @cached_property
-    def _planned(self) -> tuple[Memo, PhysicalPlan, str, Engine]:
+    def _planned(self) -> tuple[Chooser, PhysicalPlan, str, Engine]:
         with self._lock:
             overlaid = self.workload.apply(self.logical)
             memo = explore(overlaid, rules_for(self.options), dict(self.options.approximations))
             changed = {self.scan.name: self.placed.boxes(self.scan.axes)}
-            physical = Chooser(overlaid, memo, changed, len(self.placed), REFERENCE).choose()
+            chooser = Chooser(overlaid, memo, changed, len(self.placed), self._rates)
+            physical = chooser.choose()
             source = emit(physical)
             engine = Engine(
                 physical,
@@ -101,7 +111,7 @@ class CompiledPlan:
                 memory=self.options.memory_bytes,
                 batch=self.options.batch,
             )
-            return memo, physical, source, engine
+            return chooser, physical, source, engine
 
     @property
     def physical(self) -> PhysicalPlan:
@@ -113,19 +123,103 @@ class CompiledPlan:
         """The emitted Python source, which is what runs."""
         return self._planned[2]
 
-    def explain(self) -> str:
-        """What the plan does, as text: exactly what ``kqo explain`` prints."""
-        memo, physical, _, engine = self._planned
-        fired = [*self._normalized_by, *(a.rule for a in memo.trace.applications)]
-        return explain_text(
+    def explain(
+        self,
+        *,
+        stage: str | None = None,
+        format: str = "text",
+        rule: str | None = None,
+        steps: bool = False,
+        without: str | Sequence[str] = (),
+        analyze: Any = False,
+    ) -> str:
+        """What the plan does: exactly what ``kqo explain`` prints.
+
+        Args:
+            stage: ``logical`` (as lowered), ``normalized``, ``delta`` (the chosen overlays and
+                views), ``physical`` or ``source``; by default physical, for SQL logical.
+            format: ``text``, ``json``, ``dot``, ``svg``, ``html`` or ``sql``.
+            rule: show what this rule did, before and after, in place of the plan.
+            steps: show a diff per application of a rule, in place of the plan.
+            without: plan as if these rules, or families of rules, did not exist.
+            analyze: run the plan, and show measured times beside the estimates: True for an input
+                of noise, or the input (C, H, W) to run on.
+
+        Raises:
+            ArgumentError: a stage, format or rule that there is not; a stage that the plan lacks
+                since it was loaded from a file.
+            PlanError: SQL cannot say an operator of the plan.
+        """
+        dropped = (without,) if isinstance(without, str) else tuple(without)
+        plan = self._without(dropped) if dropped else self
+        timings = plan._timed(analyze) if analyze is not False else None
+        return explain(
+            plan._subject(),
+            stage=stage,
+            format=format,
+            rule=rule,
+            steps=steps,
+            known_rules=rules_for(self.options).names(),
+            timings=timings,
+            without=dropped,
+            other=self._subject() if dropped else None,
+        )
+
+    def _subject(self) -> Subject:
+        chooser, physical, source, engine = self._planned
+        return Subject(
+            self._lowered,
+            self._normalizing,
+            self.logical,
+            self._normalized_by,
+            chooser,
             physical,
+            source,
             engine.boxes,
             len(self.placed),
-            fired,
-            batch=engine.batch,
-            notes=self.notes,
-            approximations=self.options.approximations,
+            engine.batch,
+            engine.workers,
+            self._rates,
+            self.notes,
+            self.options.approximations,
         )
+
+    def _without(self, dropped: tuple[str, ...]) -> CompiledPlan:
+        """The plan as if some rules did not exist."""
+        rules = rules_for(self.options)
+        left = rules.without(*dropped)
+        options = replace(self.options, without=(*self.options.without, *dropped))
+        plan, trace = self.logical, self._normalizing
+        fired: Sequence[str] = self._normalized_by
+        if left.family("normalize").names() != rules.family("normalize").names():
+            if self._lowered is None:
+                given = f"{', '.join(dropped)}, of a plan that was loaded from a file"
+                accepted = "rules of other families than normalize"
+                hint = "a plan file holds the normalized plan; compile with Options(without=...)"
+                raise ArgumentError("without", given, accepted, hint=hint)
+            plan, trace = normalize(self._lowered, left)
+            fired = [a.rule for a in trace]
+        return CompiledPlan(
+            plan,
+            self.workload,
+            options,
+            self.preprocess,
+            notes=self.notes,
+            normalized_by=fired,
+            lowered=self._lowered,
+            normalizing=trace,
+        )
+
+    def _timed(self, given: Any) -> Timings:
+        """Times of a run: the second one, whose memory and row numbers are there."""
+        generator = np.random.default_rng(0)
+        noise = tuple(generator.standard_normal(shape(s.axes)) for s in self.logical.scans)
+        images, _ = self._inputs(noise if given is True else (given,))
+        engine = self._planned[3]
+        timings = Timings(len(engine.plan.steps))
+        for _ in range(2):
+            engine.run(images[0], timings=timings)
+        return timings
 
     def __str__(self) -> str:
         return self.explain()
@@ -272,11 +366,12 @@ class CompiledPlan:
         planfile.save(path, planfile.Stored(self.logical, about))
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {k: v for k, v in self.__dict__.items() if k not in ("_planned", "_lock")}
-        return kept
+        left = ("_planned", "_lock", "_lowered", "_normalizing")
+        return {k: v for k, v in self.__dict__.items() if k not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._lowered = self._normalizing = None
         self._lock = threading.RLock()
 
 
@@ -353,7 +448,16 @@ def compile(
     lowered = lower(model, inputs, name)  # type: ignore[arg-type]
     plan, trace = normalize(lowered.plan, rules_for(options))
     fired = [a.rule for a in trace.applications]
-    return CompiledPlan(plan, workload, options, preprocess, lowered.notes, fired)
+    return CompiledPlan(
+        plan,
+        workload,
+        options,
+        preprocess,
+        notes=lowered.notes,
+        normalized_by=fired,
+        lowered=lowered.plan,
+        normalizing=trace,
+    )
 
 
 def load(path: str | PathLike[str]) -> CompiledPlan:
@@ -376,8 +480,8 @@ def load(path: str | PathLike[str]) -> CompiledPlan:
             workload,
             options,
             preprocess,
-            tuple(about["notes"]),
-            tuple(about["normalized_by"]),
+            notes=tuple(about["notes"]),
+            normalized_by=tuple(about["normalized_by"]),
         )
     except (KqoError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())

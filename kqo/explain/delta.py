@@ -13,8 +13,8 @@ def delta_plan(chooser: Chooser) -> Plan:
     """The overlaid plan with the chosen alternatives in place, equal to it in meaning.
 
     A relation that is stored as a view with delta rows is ``Overlay(base: Saved(...), patch:
-    Slice(input: <its operators>, at: R), at: R)``; what lies between two stored relations, and is fused
-    into one physical operator, has no overlay of its own.
+    Slice(input: <its operators>, at: R), at: R)``; what lies between two stored relations,
+    fused into one physical operator, has no overlay of its own.
 
     Args:
         chooser: one that has chosen.

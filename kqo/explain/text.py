@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from kqo.ir.boxes import Boxes
-from kqo.ir.nodes import Physical
+from kqo.explain.subject import Subject
+from kqo.ir.nodes import Const, Physical
 from kqo.ir.region import is_clipped
 from kqo.ir.schema import size
 from kqo.ir.window import roles
-from kqo.planner.cost import Work, work
+from kqo.planner.cost import work
+from kqo.planner.estimate import Estimate, Prediction
 from kqo.planner.physical import PhysicalPlan, Step
+from kqo.runtime.timing import Timings
+
+WIDTH = 98
+OFF = 2.0
+"""An estimate that is off by more than this factor is marked."""
+NOTICEABLE = 0.005
+"""Below this share of the time nobody would look: such estimates are not marked."""
 
 
 def human(value: float, unit: str = "") -> str:
@@ -22,105 +30,195 @@ def human(value: float, unit: str = "") -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
+def duration(seconds: float) -> str:
+    """A time with three digits, in the unit that suits it."""
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
 def describe(step: Step) -> str:
     """The operator, in a few words."""
     node = step.node
     if not isinstance(node, Physical):
         return step.form if step.form == "patch" else f"{node.op} (plain)"
     window = roles(node)
-    if step.form == "rowwise":
-        return "rowwise"
-    if step.form == "concat":
-        return "concat"
+    if not node.agg:
+        return step.form
     taps = "x".join(str(a.extent) for a in window.taps)
     if step.form == "gather_gemm":
         return f"gather-GEMM {taps}" if taps else "GEMM"
     if step.form == "winograd":
         return f"Winograd F({node.tile},3)"
-    return f"{node.agg} {taps}"
+    return f"{node.agg} {taps}" if step.form == "taps" else f"{step.form} {taps}".rstrip()
 
 
-def step_work(plan: PhysicalPlan, step: Step, rows: int) -> Work:
-    """Counts of a step over the given number of rows."""
-    tiles = 0
-    if step.form == "winograd" and isinstance(step.node, Physical):
-        tiles = -(-int(rows * 1.2) // step.node.tile**2)
-    if step.form == "patch":
-        return Work(streamed=rows * plan.tables[step.table].columns * 8)
-    return work(step.form, step.node, rows, tiles)
+def layer_of(plan: PhysicalPlan, step: Step) -> str:
+    """What a step is called: its layer, else that of its kernel, else its table, else its form."""
+    kernel = step.node.weight if isinstance(step.node, Physical) else None
+    owner = kernel.name.split("#")[0].rpartition(".")[0] if isinstance(kernel, Const) else ""
+    return step.name or owner or plan.tables[step.table].name or step.form
 
 
-def explain_text(
-    plan: PhysicalPlan,
-    rows: Mapping[int, Boxes],
-    queries: int,
-    fired: Sequence[str],
-    *,
-    batch: int,
-    notes: Sequence[str] = (),
-    approximations: Mapping[str, float] | None = None,
-) -> str:
-    """What the plan does, per operator and in all.
+def is_approximate(plan: PhysicalPlan) -> bool:
+    """Whether a rule that loses accuracy had a part in the plan."""
+    return any(t.region is not None and is_clipped(t.region) for t in plan.tables)
 
-    Args:
-        plan: the physical plan.
-        rows: for each table with delta rows its regions, one query per row; the last is the untouched
-            input.
-        queries: queries of the workload.
-        fired: names of the rules that were applied, once per application.
-        batch: queries per batch.
-        notes: sentences for the reader.
-        approximations: parameters of approximate rules.
-    """
-    clipped = any(t.region is not None and is_clipped(t.region) for t in plan.tables)
-    used = ", ".join(f"{k} = {v:g}" for k, v in (approximations or {}).items())
-    lines = [f"APPROXIMATE ({used})" if clipped else "EXACT"]
-    lines[0] += f" incremental plan of {plan.name}: {queries} queries in batches of {batch}"
-    total = Counter[str]()
-    body = [
-        f"{'step':28} {'operator':18} {'rows':>8} {'share':>6} {'MACs':>8} {'bytes':>8}  rule",
-    ]
-    views = 0
-    full = 0
-    for number, step in enumerate(plan.steps):
-        table = plan.tables[step.table]
-        whole = table.rows
-        if not step.delta:
-            views += step_work(plan, step, whole).macs
-            continue
-        count = int(rows[step.table].volume().sum())
-        per_query = count / max(1, queries)
-        counted = step_work(plan, step, count)
-        dense = step_work(plan, step, whole).macs
-        full += dense
-        total["macs"] += counted.macs
-        total["bytes"] += counted.gathered + counted.streamed
-        name = f"{number:3} {step.name or table.name}"
-        body.append(
-            f"{name[:28]:28} {describe(step):18} {per_query:8.1f} "
-            f"{per_query / whole:6.1%} {human(counted.macs / max(1, queries)):>8} "
-            f"{human((counted.gathered + counted.streamed) / max(1, queries)):>8}  {step.rule}"
-        )
-    if total["macs"]:
-        lines.append(
-            f"multiply-adds per query: {human(total['macs'] / queries)} of {human(full)} by full "
-            f"re-inference, {full * queries / (total['macs'] + views):.1f}x fewer"
-        )
-    moved = human(total["bytes"] / max(1, queries), "B")
-    held = sum(t.rows * t.columns for t in plan.tables if t.view) * 4
-    lines.append(f"bytes moved per query: {moved}; materialized views: {human(held, 'B')}")
-    dense_tables = [
-        t.name
-        for t in plan.tables
-        if t.region is not None and not t.view and size(t.positions) > 1
-    ]
-    if dense_tables:
-        lines.append(f"locality ends at {dense_tables[0]}: every position is computed from there")
-    lines += list(notes)
-    counts = Counter(fired)
-    shown = ", ".join(f"{n} {c}" for n, c in sorted(counts.items(), key=lambda i: (-i[1], i[0])))
+
+def explain_text(subject: Subject, timings: Timings | None = None) -> str:
+    """What the plan does, per operator and in all; with timings, what a run of it took."""
+    prediction = subject.prediction
+    lines = _head(subject, prediction)
+    if timings is not None:
+        lines.append(_measured(subject, prediction, timings))
+    lines += subject.notes
     lines.append("")
-    lines += body
-    lines += ["", "rows, MACs and bytes are per query; share is of all rows of the relation."]
-    lines.append(f"rules applied: {shown}")
+    lines += _analyzed(subject, prediction, timings) if timings else _planned(subject, prediction)
+    lines += ["", *_fired(subject)]
     return "\n".join(lines)
+
+
+def _head(subject: Subject, prediction: Prediction) -> list[str]:
+    plan, queries = subject.physical, max(1, subject.queries)
+    first = "EXACT"
+    if is_approximate(plan):
+        used = ", ".join(f"{k} = {v:g}" for k, v in subject.approximations.items())
+        first = f"APPROXIMATE ({used})"
+    first += f" incremental plan of {plan.name}: {subject.queries} queries in batches of "
+    first += str(subject.batch)
+    lines = [first]
+    macs = [0, 0, 0]  # of delta rows, of views, of full re-inference
+    moved = 0
+    for step, estimate in zip(plan.steps, prediction.steps, strict=True):
+        if not step.delta:
+            macs[1] += estimate.work.macs
+            continue
+        macs[0] += estimate.work.macs
+        macs[2] += work(step.form, step.node, plan.tables[step.table].rows).macs
+        moved += estimate.work.gathered + estimate.work.streamed
+    if macs[0]:
+        fewer = macs[2] * queries / (macs[0] + macs[1])
+        lines.append(
+            f"multiply-adds per query: {human(macs[0] / queries)} of {human(macs[2])} by full "
+            f"re-inference, {fewer:.1f}x fewer"
+        )
+    held = sum(t.rows * t.columns for t in plan.tables if t.view) * 4
+    lines.append(
+        f"bytes moved per query: {human(moved / queries, 'B')}; "
+        f"materialized views: {human(held, 'B')}"
+    )
+    threads = "1 thread" if subject.workers == 1 else f"{subject.workers} threads"
+    lines.append(
+        f"predicted: {duration(prediction.seconds)} per input, "
+        f"{duration(prediction.seconds / queries)} per query on {threads} "
+        f"({subject.rates.source} rates)"
+    )
+    whole = [
+        t.name for t in plan.tables if t.region is not None and not t.view and size(t.positions) > 1
+    ]
+    if whole:
+        lines.append(f"locality ends at {whole[0]}: every position is computed from there")
+    return lines
+
+
+def _measured(subject: Subject, prediction: Prediction, timings: Timings) -> str:
+    spent = sum(timings.of(n) for n in range(len(prediction.steps)))
+    expected = sum(e.seconds for e in prediction.steps)
+    return (
+        f"measured:  {duration(timings.wall)} per input, "
+        f"{duration(timings.wall / max(1, subject.queries))} per query; processor time "
+        f"{duration(spent)}, predicted {duration(expected)} ({expected / spent - 1:+.0%})"
+    )
+
+
+def _planned(subject: Subject, prediction: Prediction) -> list[str]:
+    plan, queries = subject.physical, max(1, subject.queries)
+    body = [
+        f"{'step':28} {'operator':17} {'rows':>7} {'share':>6} {'MACs':>7} {'bytes':>7} "
+        f"{'time':>5}  rule"
+    ]
+    total = sum(e.seconds for e in prediction.steps) or 1.0
+    for number, (step, estimate) in enumerate(zip(plan.steps, prediction.steps, strict=True)):
+        if not step.delta:
+            continue
+        rows = estimate.rows / queries
+        moved = estimate.work.gathered + estimate.work.streamed
+        name = f"{number:3} {layer_of(plan, step)}"
+        line = (
+            f"{name[:28]:28} {describe(step):17} {rows:7.1f} "
+            f"{min(1.0, rows / plan.tables[step.table].rows):6.1%} "
+            f"{_short(estimate.work.macs / queries):>7} {_short(moved / queries):>7} "
+            f"{estimate.seconds / total:5.1%}  {step.rule}"
+        )
+        body.append(line[:WIDTH].rstrip())
+    views = sum(e.seconds for s, e in zip(plan.steps, prediction.steps, strict=True) if not s.delta)
+    body.append(f"{'    materialized views':77} {views / total:5.1%}")
+    body += ["", "rows, MACs and bytes are per query; share is of all rows of the relation."]
+    return body
+
+
+def _analyzed(subject: Subject, prediction: Prediction, timings: Timings) -> list[str]:
+    plan = subject.physical
+    body = [
+        f"{'step':28} {'operator':17} {'rows':>7} {'bytes':>7} {'estimate':>8} {'measured':>8} "
+        f"{'off':>6} {'GFLOP/s':>7} {'share':>6}"
+    ]
+    spent = sum(timings.of(n) for n in range(len(plan.steps))) or 1.0
+    for number, (step, estimate) in enumerate(zip(plan.steps, prediction.steps, strict=True)):
+        took = timings.of(number)
+        if not step.delta and took < NOTICEABLE * spent:
+            continue
+        name = f"{number:3} {layer_of(plan, step)}{'' if step.delta else ' (view)'}"
+        moved = estimate.work.gathered + estimate.work.streamed
+        speed = f"{2e-9 * estimate.work.macs / took:.0f}" if estimate.work.macs and took else "-"
+        factor = estimate.seconds / took if took else 1.0
+        mark = " *" if is_off(estimate, took, spent) else "  "
+        body.append(
+            f"{name[:28]:28} {describe(step):17} {_short(estimate.rows):>7} {_short(moved):>7} "
+            f"{duration(estimate.seconds):>8} {duration(took):>8} {factor:5.2f}x{mark[1]}"
+            f"{speed:>7} {took / spent:6.1%}"
+        )
+    body += [
+        "",
+        "over the whole run, in processor time of all threads; GFLOP/s are those of the definition",
+        "(Winograd needs fewer); * marks estimates off by more than 2x that matter.",
+    ]
+    return body
+
+
+def is_off(estimate: Estimate, took: float, spent: float) -> bool:
+    """Whether an estimate is off by more than :data:`OFF`, and its step long enough to matter."""
+    most, least = max(estimate.seconds, took), min(estimate.seconds, took)
+    return most > OFF * least and most > NOTICEABLE * spent
+
+
+def _short(value: float) -> str:
+    return human(value).replace(" ", "")
+
+
+def _fired(subject: Subject) -> list[str]:
+    counts = Counter([*subject.fired, *(a.rule for a in subject.chooser.memo.trace)])
+    shown = [f"{n} {c}" for n, c in sorted(counts.items(), key=lambda i: (-i[1], i[0]))]
+    lines, line = [], "rules applied:"
+    for word in shown:
+        if len(line) + len(word) + 2 > WIDTH:
+            lines.append(line)
+            line = "   "
+        line += f" {word}," if word is not shown[-1] else f" {word}"
+    return [*lines, line]
+
+
+def format_comparison(subject: Subject, other: Subject, without: Sequence[str]) -> str:
+    """The cost of a plan beside that of the plan which has the rules that it lacks."""
+    costs: Mapping[str, float] = {
+        "with": other.prediction.seconds,
+        "without": subject.prediction.seconds,
+    }
+    names = ", ".join(without)
+    change = costs["without"] / costs["with"] - 1
+    verdict = "the same" if abs(change) < 0.0005 else f"{change:+.1%}"
+    return (
+        f"without {names}: predicted {duration(costs['without'])} per input; "
+        f"with it {duration(costs['with'])} ({verdict})"
+    )

@@ -1,4 +1,4 @@
-"""Estimates of a physical plan that is bound to positions: what each step does, and how long it takes."""
+"""Estimates of a plan that is bound to positions: what each step does, and how long it takes."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def predict(
     plan: PhysicalPlan,
     boxes: Mapping[int, Boxes],
     queries: int,
+    *,
     batch: int,
     workers: int,
     rates: Rates,

@@ -1,0 +1,92 @@
+"""What there is to explain: a plan at every stage, and what was decided on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from kqo.errors import ArgumentError
+from kqo.ir.boxes import Boxes
+from kqo.ir.plan import Plan
+from kqo.planner.choose import Chooser
+from kqo.planner.estimate import Prediction, predict
+from kqo.planner.physical import PhysicalPlan
+from kqo.planner.rates import Rates
+from kqo.rewrite.trace import Application, Trace
+
+STAGES = ("logical", "normalized", "delta", "physical", "source")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A compiled plan, opened.
+
+    Attributes:
+        lowered: the logical plan as the frontend made it; None for a plan loaded from a file.
+        normalizing: what the normalize rules did; None likewise.
+        normalized: the plan after them.
+        fired: names of the normalize rules, once per application.
+        chooser: the alternatives, and the choice among them.
+        physical: the plan that was chosen.
+        source: the emitted Python source.
+        boxes: for each table with delta rows its regions; the last query is the untouched input.
+        queries: queries of the workload.
+        batch: queries per batch.
+        workers: threads.
+        rates: of the machine, as the estimates use them.
+        notes: sentences for the reader.
+        approximations: parameters of approximate rules.
+    """
+
+    lowered: Plan | None
+    normalizing: Trace | None
+    normalized: Plan
+    fired: tuple[str, ...]
+    chooser: Chooser
+    physical: PhysicalPlan
+    source: str
+    boxes: Mapping[int, Boxes]
+    queries: int
+    batch: int
+    workers: int
+    rates: Rates
+    notes: tuple[str, ...]
+    approximations: Mapping[str, float]
+
+    @cached_property
+    def prediction(self) -> Prediction:
+        """Estimates of the physical plan's steps."""
+        return predict(
+            self.physical,
+            self.boxes,
+            self.queries,
+            batch=self.batch,
+            workers=self.workers,
+            rates=self.rates,
+        )
+
+    def applications(self) -> tuple[Application, ...]:
+        """All applications of rules that are known, in order."""
+        before = () if self.normalizing is None else tuple(self.normalizing)
+        return (*before, *self.chooser.memo.trace)
+
+    def plan(self, stage: str) -> Plan:
+        """The logical plan at a stage: logical, normalized or delta.
+
+        Raises:
+            ArgumentError: a stage that is no logical plan, or that a loaded plan lacks.
+        """
+        if stage == "logical":
+            if self.lowered is None:
+                given = "'logical', of a plan that was loaded from a file"
+                hint = "a plan file holds the normalized plan; compile the model to see the other"
+                raise ArgumentError("stage", given, ", ".join(STAGES[1:]), hint=hint)
+            return self.lowered
+        if stage == "normalized":
+            return self.normalized
+        if stage == "delta":
+            from kqo.explain.delta import delta_plan
+
+            return delta_plan(self.chooser)
+        raise ArgumentError("stage", repr(stage), "logical, normalized or delta")
