@@ -67,7 +67,6 @@ class Engine:
         memory: int | None = None,
         batch: int | None = None,
     ) -> None:
-        blas.select_kernels()
         self.plan = plan
         self.source = source
         self.changed = with_untouched(changed)
@@ -77,7 +76,6 @@ class Engine:
             self.workers = 1  # a view that is recomputed per batch cannot be shared by workers
         self._lock = threading.Lock()
         self._timings: Timings | None = None
-        self._load()
         self._bind_regions()
         self.batch = batch or self._choose_batch(memory or DEFAULT_MEMORY)
         self.batches = [
@@ -138,6 +136,7 @@ class Engine:
         return 1
 
     def _allocate(self) -> None:
+        self._load()
         dtype = np.dtype(self.plan.dtype)
         self.buffers: list[Values] = []
         self.slots: list[dict[int, int]] = [{} for _ in range(self.workers)]
