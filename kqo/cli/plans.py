@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,9 +26,44 @@ if TYPE_CHECKING:
     from kqo.runtime.result import Result
 
 
-def explain(model: ModelArguments, workload: WorkloadArguments, plan: PlanArguments) -> None:
+def explain(
+    *,
+    model: ModelArguments,
+    workload: WorkloadArguments,
+    plan: PlanArguments,
+    stage: Annotated[
+        str | None,
+        typer.Option(help="logical, normalized, delta, physical or source.", metavar="STAGE"),
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="text, json, dot, svg, html or sql.", metavar="FORMAT")
+    ] = "text",
+    rule: Annotated[
+        str | None, typer.Option(help="Show what this rule did, before and after.", metavar="NAME")
+    ] = None,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Show a diff per application of a rule.")
+    ] = False,
+    analyze: Annotated[
+        bool, typer.Option("--analyze", help="Run it; show measured times beside the estimates.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to a file.", metavar="FILE")
+    ] = None,
+) -> None:
     """Print the plan of a model: operators, delta regions, costs, and the rules that fired."""
-    typer.echo(compiled(model, workload, plan, None).explain())
+    if output is not None:
+        writable(output)
+    # The rules are left out by explain itself, which tells what that costs.
+    made = compiled(model, workload, replace(plan, without=None), None)
+    without = tuple(plan.without or ())
+    text = made.explain(
+        stage=stage, format=format_, rule=rule, steps=steps, without=without, analyze=analyze
+    )
+    if output is None:
+        typer.echo(text.removesuffix("\n"))
+    else:
+        output.write_text(text.removesuffix("\n") + "\n", encoding="utf-8")
 
 
 def compile_(

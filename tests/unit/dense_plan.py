@@ -17,7 +17,8 @@ class DensePlan:
         self.name, self.preprocess = name, preprocess
         self.verified = []
 
-    def explain(self):
+    def explain(self, **asked):
+        self.asked = asked
         return f"{self.name}: the plan explained"
 
     def save(self, path):

@@ -156,7 +156,8 @@ def test_explain_prints_the_plan(capsys, compiled):
     assert main(["explain", *SMALL, "--tau", "0.5", "--without", "A", "--without", "B"]) == 0
     assert capsys.readouterr().out == "Small: the plan explained\n"
     ((plan, options),) = compiled
-    assert options.tau == 0.5 and options.without == ("A", "B")
+    assert options.tau == 0.5 and options.without == ()
+    assert plan.asked["without"] == ("A", "B")
     assert plan.workload == Occlusion(6, 3)
 
 
