@@ -119,10 +119,10 @@ class Result:
             ArgumentError: for an unknown output or target.
         """
         drops = np.atleast_2d(self.drops(target, probability, output))
-        weights = _painted(self.workload, np.ones(len(self.workload)))
+        weights = painted(self.workload, np.ones(len(self.workload)))
         found = np.full((len(drops), *self.workload.shape), np.nan, dtype=np.float32)
         for image, drop in enumerate(drops):
-            total = _painted(self.workload, drop)
+            total = painted(self.workload, drop)
             np.divide(total, weights, out=found[image], where=weights > 0, casting="same_kind")
         return found if self.many else found[0]
 
@@ -254,7 +254,7 @@ def _softmax(values: Array) -> Array:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
-def _painted(placed: Placed, values: NDArray[np.float64]) -> NDArray[np.float64]:
+def painted(placed: Placed, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """For each element of the input the sum of the values of the queries that replace it.
 
     Queries of one box are added as differences at the box's corners and summed up along every axis,

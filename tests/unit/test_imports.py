@@ -26,12 +26,13 @@ ORDER = (
     "interop",
     "demo",
     "api",
+    "captum",
     "",  # kqo/__init__.py
     "bench",
     "cli",
     "__main__",
 )
-TORCH = ("frontend", "interop", "zoo", "bench", "demo", "cli")
+TORCH = ("frontend", "interop", "zoo", "bench", "demo", "cli", "captum")
 """Stages that may import torch: demo trains a network, cli runs one beside a plan."""
 LONGEST = 500
 MODULES = sorted(PACKAGE.rglob("*.py"))
