@@ -24,10 +24,10 @@ def is_per_feature(left: Node, right: Node, on: Conditions, axes: Axes, by: Name
 
 
 @builtin
-def is_dense_window(
+def is_dense_window(  # noqa: PLR0917
     left: Node, right: Node, on: Conditions, axes: Axes, by: Names, extent: int
 ) -> bool:
-    """Whether the window is two-dimensional, ``extent`` wide on both axes, with stride and dilation 1."""
+    """Whether the window has two axes, ``extent`` wide each, with stride and dilation 1."""
     window = window_of(left, right, on, axes, by)
     return len(window.rows) == 2 and strides_are_one(
         [condition for _, condition in window.reads], window.taps, int(extent)
