@@ -43,6 +43,8 @@ class Windows:
 
 def as_inputs(inputs: object) -> tuple[Tensor, ...]:
     """The inputs as a tuple; AssertionError for what is neither a tensor nor a tuple."""
+    if inputs is None:
+        raise TypeError("inputs: got None; accepted: a tensor, or a tuple of tensors")
     if isinstance(inputs, tuple):
         return inputs
     assert isinstance(inputs, Tensor), (

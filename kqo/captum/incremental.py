@@ -177,7 +177,7 @@ class _Asker:
         raise NotIncremental("the exported model gives other outputs than the model itself")
 
     def _is_the_models(self, result: Result) -> bool:
-        found = result.original
+        found = _batch(result, result.original)
         wanted = self.output.numpy()
         if len(result.outputs) != 1 or found.shape != wanted.shape:
             return False
@@ -198,13 +198,20 @@ class _Counted:
             self.done = done
 
 
+def _batch(result: Result, values: Values) -> Values:
+    """Outputs led by an axis of examples, which a plan leaves out where there is one example."""
+    return values if result.many else values[None]
+
+
 def _drops(forward: Forward, result: Result, count: int) -> Values:
     """The untouched target minus the target under each window: (windows, outputs), float64."""
-    scores = torch.from_numpy(result.scores)  # (N, windows, ...)
+    scores = torch.from_numpy(_batch(result, result.scores))  # (N, windows, ...)
     queries = scores.shape[1]
     rows = scores.transpose(0, 1).reshape(-1, *scores.shape[2:])
     found = forward.select(rows, queries).reshape(queries, count).double()
-    original = forward.select(torch.from_numpy(result.original)).reshape(1, count).double()
+    original = (
+        forward.select(torch.from_numpy(_batch(result, result.original))).reshape(1, count).double()
+    )
     return np.asarray((original - found).numpy())
 
 

@@ -119,8 +119,8 @@ class Occlusion:
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """Whether attributions are multiplied by the inputs: they are not."""
-        return False
+        """Whether attributions are differences to a baseline, in Captum's term; they are."""
+        return True
 
     def has_convergence_delta(self) -> bool:
         """Whether there is a convergence delta: there is none."""
