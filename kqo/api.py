@@ -25,7 +25,8 @@ from kqo.lang.ruleset import RuleSet, load_rules
 from kqo.options import Options
 from kqo.planner.choose import Chooser
 from kqo.planner.physical import PhysicalPlan
-from kqo.planner.rates import REFERENCE, current_rates
+from kqo.planner.calibrate import current_rates
+from kqo.planner.rates import REFERENCE
 from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
 from kqo.rewrite.trace import Trace

@@ -165,7 +165,7 @@ class Chooser:
         if candidate.form == "winograd" and isinstance(candidate.node, Physical):
             tiles = -(-int(rows * 1.2) // candidate.node.tile**2)
         counted = work(candidate.form, candidate.node, rows, tiles)
-        return counted.seconds(self.rates) + self.rates.call
+        return counted.seconds(self.rates) + self.rates.bind
 
     def cost(self, node: Node) -> tuple[float, Candidate | None]:
         """Cost of having this relation's rows, its inputs' shares included, and the way chosen."""

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from kqo.ir.nodes import Group, Join, Node, Physical
-from kqo.ir.schema import features, size
+from kqo.ir.nodes import Const, Domain, Group, Join, Node, Physical
+from kqo.ir.scalar import Call, Expr, Num, Var
+from kqo.ir.schema import features, positions, size
 from kqo.ir.window import Window, roles
 from kqo.planner.rates import Rates
 
 WORD = 4
+BLOCK_BYTES = 1 << 19
+"""Scratch of a block of rows, as the runtime cuts them, so that it stays in the cache."""
+FEWEST_ROWS = 192
+FEWEST_TILES = 48
+FUNCTIONS = frozenset(
+    ("exp", "log", "log1p", "sqrt", "rsqrt", "pow", "tanh", "sigmoid", "erf", "sin", "cos")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,21 +29,54 @@ class Work:
     Attributes:
         macs: multiply-adds that the definition of the operator needs.
         flops: floating-point operations of matrix products, as this form does them.
+        inner: inner size of these products.
+        wide: their columns.
+        panels: bytes of their right sides, over all calls.
+        batched: floating-point operations of Winograd's products.
+        transforms: floating-point operations of Winograd's transforms.
+        gather_rows: rows moved by gathers.
         gathered: bytes moved by gathers (read plus write).
         streamed: bytes moved by elementwise work (read plus write).
+        scalars: elements of operations with a number.
+        vectors: elements of operations with a broadcast row.
+        pairs: elements of operations on two arrays.
+        functions: elements of exponentials and their like.
+        calls: NumPy calls.
+        indices: row numbers computed when the step is bound.
     """
 
     macs: int = 0
     flops: int = 0
+    inner: int = 1
+    wide: int = 1
+    panels: int = 0
+    batched: int = 0
+    transforms: int = 0
+    gather_rows: int = 0
     gathered: int = 0
     streamed: int = 0
+    scalars: int = 0
+    vectors: int = 0
+    pairs: int = 0
+    functions: int = 0
+    calls: int = 0
+    indices: int = 0
 
     def seconds(self, rates: Rates) -> float:
-        """Predicted time on one core, without the fixed cost of calls."""
+        """Predicted time on one core, without the fixed cost of binding."""
         return (
-            self.flops / rates.gemm
+            self.flops / rates.product(self.inner, self.wide)
+            + self.panels / rates.panel
+            + self.batched / rates.batched
+            + self.transforms / rates.transform
+            + self.gather_rows * rates.gather_row
             + self.gathered / rates.gather
-            + self.streamed / rates.stream
+            + self.scalars / rates.scalar
+            + self.vectors / rates.vector
+            + self.pairs / rates.stream
+            + self.functions / rates.function
+            + self.calls * rates.call
+            + self.indices / rates.index
         )
 
 
@@ -59,17 +102,67 @@ def macs_per_row(node: Node) -> int:
     return size(window.columns) * size(window.summed) * window.tap_count
 
 
-def tail_passes(node: Node) -> int:
-    """How many elementwise passes the epilogue takes."""
-    from kqo.ir.scalar import Call, Expr
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """Elementwise operations of an expression, by what they read."""
 
-    def calls(expr: Expr) -> int:
-        return 1 + sum(calls(a) for a in expr.args) if isinstance(expr, Call) else 0
+    scalars: int = 0
+    vectors: int = 0
+    pairs: int = 0
+    functions: int = 0
 
-    return calls(node.tail) if isinstance(node, Physical) else 1
+    @property
+    def calls(self) -> int:
+        """Operations in all."""
+        return self.scalars + self.vectors + self.pairs + self.functions
 
 
-def work(form: str, node: Node, rows: int, tiles: int = 0) -> Work:
+@lru_cache(maxsize=8192)
+def passes(expr: Expr, vectors: frozenset[str]) -> Passes:
+    """Elementwise operations of an expression.
+
+    Args:
+        expr: over ``v`` and operands.
+        vectors: names of the operands that are one row, broadcast.
+    """
+    if not isinstance(expr, Call):
+        return Passes()
+    found = [passes(arg, vectors) for arg in expr.args]
+    names = {arg.name for arg in expr.args if isinstance(arg, Var)}
+    own = Passes(pairs=1)
+    if expr.fn in FUNCTIONS:
+        own = Passes(functions=1)
+    elif names & vectors:
+        own = Passes(vectors=1)
+    elif len(expr.args) == 1 or any(isinstance(arg, Num) for arg in expr.args):
+        own = Passes(scalars=1)
+    every = [own, *found]
+    return Passes(
+        sum(p.scalars for p in every),
+        sum(p.vectors for p in every),
+        sum(p.pairs for p in every),
+        sum(p.functions for p in every),
+    )
+
+
+def _tail(node: Node) -> Passes:
+    if not isinstance(node, Physical):
+        return Passes(scalars=1)
+    flat = frozenset(
+        f"a{i}"
+        for i, operand in enumerate(node.operands)
+        if isinstance(operand, (Const, Domain)) and not positions(operand.schema)
+    )
+    return passes(node.tail, flat)
+
+
+def _blocks(rows: int, bytes_per_row: int, fewest: int = FEWEST_ROWS) -> int:
+    return -(-rows // max(fewest, BLOCK_BYTES // max(1, bytes_per_row)))
+
+
+def work(
+    form: str, node: Node, rows: int, tiles: int = 0, moved: Sequence[bool] | None = None
+) -> Work:
     """Counts of computing ``rows`` rows of a node in the given form.
 
     Args:
@@ -77,28 +170,115 @@ def work(form: str, node: Node, rows: int, tiles: int = 0) -> Work:
         node: Physical, or the logical node of a plain form.
         rows: output rows, over all queries.
         tiles: output tiles of a Winograd form, over all queries.
+        moved: for each input whether its rows are gathered rather than read in place; by default
+            those of windows are.
     """
     window = roles(node)
-    wide = size(features(node.schema))
-    deep = columns_in(window)
-    taps = window.tap_count
-    macs = macs_per_row(node) * rows
-    epilogue = rows * wide * tail_passes(node) * 2 * WORD
+    wide, deep, taps = size(features(node.schema)), columns_in(window), window.tap_count
+    tail = _tail(node)
+    elements = rows * wide
+    inputs = node.inputs
+    if moved is None:
+        moved = (not window.pointwise, *([False] * (len(inputs) - 1)))
+    extra = [wide for _, gathered in list(zip(inputs, moved, strict=True))[2:] if gathered]
+    base = Work(
+        macs=macs_per_row(node) * rows,
+        gather_rows=rows * len(extra),
+        gathered=2 * rows * sum(extra) * WORD,
+        streamed=elements * tail.calls * 2 * WORD,
+        scalars=elements * tail.scalars,
+        vectors=elements * tail.vectors,
+        pairs=elements * tail.pairs,
+        functions=elements * tail.functions,
+        indices=rows * len(extra),
+    )
     if form == "gather_gemm":
-        moved = 0 if window.pointwise else 2 * rows * taps * deep * WORD
-        return Work(macs, 2 * rows * taps * deep * wide, moved, epilogue)
-    if form == "winograd":
-        points = (node.tile + 2) ** 2 if isinstance(node, Physical) else 0
-        outputs = node.tile**2 if isinstance(node, Physical) else 0
-        flops = 2 * tiles * points * (deep * wide + points * deep + outputs * wide)
-        moved = 2 * tiles * points * deep * WORD + 2 * rows * wide * WORD
-        streamed = 2 * tiles * (points * (deep + wide) + outputs * wide) * WORD
-        return Work(macs, flops, moved, streamed + epilogue)
+        return _gather_gemm(base, rows, taps=taps, deep=deep, wide=wide, tail=tail, moved=moved[0])
+    if form == "winograd" and isinstance(node, Physical):
+        return _winograd(base, rows, tiles, tile=node.tile, deep=deep, wide=wide, tail=tail)
     if form == "taps":
-        moved = 2 * rows * taps * deep * WORD
-        return Work(macs, 0, moved, rows * taps * wide * 3 * WORD + epilogue)
-    if form in ("rowwise", "concat"):
-        return Work(macs, 0, rows * wide * 2 * WORD, epilogue)
-    moved = 2 * rows * taps * deep * WORD
-    heavy = macs * 8 if macs else rows * taps * max(deep, wide) * 4
-    return Work(macs, heavy, moved, 4 * moved + epilogue)
+        return _taps(base, node, rows, taps=taps, wide=wide, tail=tail)
+    if form == "rowwise":
+        blocks = _blocks(rows, wide * WORD, 32)
+        return _gathering(base, rows if moved[0] else 0, wide, blocks * (3 + tail.calls))
+    if form == "concat":
+        return _concat(base, node, rows, moved)
+    read = _gathering(base, rows * taps, deep, _blocks(rows, wide * 16) * 12)
+    each = rows * taps * max(deep, wide)
+    heavy = base.macs * 4 if base.macs else each
+    return replace(read, functions=read.functions + heavy, streamed=read.streamed + 8 * each)
+
+
+def _gathering(base: Work, rows: int, columns: int, calls: int) -> Work:
+    """The work with rows gathered, and calls made."""
+    return replace(
+        base,
+        gather_rows=base.gather_rows + rows,
+        gathered=base.gathered + 2 * rows * columns * WORD,
+        indices=base.indices + rows,
+        calls=base.calls + calls,
+    )
+
+
+def _gather_gemm(
+    base: Work, rows: int, *, taps: int, deep: int, wide: int, tail: Passes, moved: bool
+) -> Work:
+    inner = taps * deep
+    blocks = _blocks(rows, inner * WORD)
+    made = _gathering(base, rows * taps if moved else 0, deep, blocks * (3 + tail.calls))
+    return replace(
+        made,
+        flops=2 * rows * inner * wide,
+        inner=inner,
+        wide=wide,
+        panels=blocks * inner * wide * WORD,
+    )
+
+
+def _winograd(
+    base: Work, rows: int, tiles: int, *, tile: int, deep: int, wide: int, tail: Passes
+) -> Work:
+    points, outputs = (tile + 2) ** 2, tile**2
+    most = max(FEWEST_TILES, BLOCK_BYTES // (points * deep * WORD))
+    blocks = -(-tiles // most)
+    made = _gathering(base, tiles * points, deep, blocks * (8 + 2 * points + tail.calls))
+    return replace(
+        made,
+        batched=2 * tiles * points * deep * wide,
+        flops=0,
+        transforms=2 * tiles * points * (points * deep + outputs * wide),
+        panels=blocks * points * deep * wide * WORD,
+        gather_rows=made.gather_rows + rows,
+        gathered=made.gathered + 2 * rows * wide * WORD,
+        streamed=made.streamed + 2 * tiles * (points * (deep + wide) + outputs * wide) * WORD,
+    )
+
+
+def _taps(base: Work, node: Node, rows: int, *, taps: int, wide: int, tail: Passes) -> Work:
+    weighted = isinstance(node, Physical) and not isinstance(node.weight, Domain)
+    blocks = _blocks(rows, wide * WORD, 32)
+    calls = blocks * (taps * (3 if weighted else 2) + tail.calls)
+    made = _gathering(base, rows * taps, wide, calls)
+    each = rows * taps * wide
+    return replace(
+        made,
+        pairs=made.pairs + each,
+        vectors=made.vectors + (each if weighted else 0),
+        streamed=made.streamed + each * (5 if weighted else 3) * WORD,
+    )
+
+
+def _concat(base: Work, node: Node, rows: int, moved: Sequence[bool]) -> Work:
+    parts = [n for n in node.inputs if not isinstance(n, Domain)]
+    gathered = [flag for n, flag in zip(node.inputs, moved, strict=True) if n in parts]
+    made = base
+    for part, flag in zip(parts, gathered, strict=True):
+        columns = size(features(part.schema))
+        blocks = _blocks(rows, size(features(node.schema)) * 8)
+        made = _gathering(made, rows if flag else 0, columns, blocks * 2)
+        made = replace(
+            made,
+            pairs=made.pairs + rows * columns,
+            streamed=made.streamed + 2 * rows * columns * WORD,
+        )
+    return made

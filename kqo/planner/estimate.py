@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kqo.ir.boxes import Boxes
 from kqo.ir.nodes import Physical
+from kqo.ir.window import roles
 from kqo.planner.cost import WORD, Work, work
 from kqo.planner.physical import PhysicalPlan, Step
 from kqo.planner.rates import Rates
@@ -71,8 +72,8 @@ def predict(
     steps = []
     for step in plan.steps:
         rows, counted = _counted(plan, step, boxes)
-        times = batches if step.delta or not step.once else 1
-        seconds = counted.seconds(rates) + times * rates.call
+        times = batches if step.delta or not step.once else 0
+        seconds = counted.seconds(rates) + times * rates.bind
         steps.append(Estimate(rows, counted, seconds))
     return Prediction(tuple(steps), sum(s.seconds for s in steps) / workers)
 
@@ -81,7 +82,8 @@ def _counted(plan: PhysicalPlan, step: Step, boxes: Mapping[int, Boxes]) -> tupl
     table = plan.tables[step.table]
     rows = int(boxes[step.table].volume().sum()) if step.delta else table.rows
     if step.form == "patch":
-        return rows, Work(streamed=rows * table.columns * 2 * WORD)
+        moved = 2 * rows * table.columns * WORD
+        return rows, Work(pairs=rows * table.columns, streamed=moved, indices=rows)
     tiles = 0
     if step.form == "winograd" and isinstance(step.node, Physical):
         if step.delta:
@@ -89,4 +91,29 @@ def _counted(plan: PhysicalPlan, step: Step, boxes: Mapping[int, Boxes]) -> tupl
         else:
             extents = [axis.extent or 1 for axis in table.positions]
             tiles = int(np.prod([-(-extent // step.node.tile) for extent in extents]))
-    return rows, work(step.form, step.node, rows, tiles)
+    counted = work(step.form, step.node, rows, tiles, _moved(step, boxes))
+    # Row numbers of a view are computed once, when the plan is bound.
+    return rows, counted if step.delta else replace(counted, indices=0)
+
+
+def _moved(step: Step, boxes: Mapping[int, Boxes]) -> tuple[bool, ...] | None:
+    """For each input of a physical operator whether its rows are gathered."""
+    if not isinstance(step.node, Physical):
+        return None
+    window = roles(step.node)
+    found = [_elsewhere(step, source, boxes) for source in step.sources]
+    if step.node.agg and not window.pointwise:
+        found[0] = True
+    return tuple(found)
+
+
+def _elsewhere(step: Step, source: int | None, boxes: Mapping[int, Boxes]) -> bool:
+    """Whether a step reads a table's rows in another order or number than it writes its own."""
+    if source is None or not step.delta:
+        return False
+    own, other = boxes[step.table], boxes.get(source)
+    if other is None or other.axes != own.axes:
+        return True
+    return other is not own and not (
+        np.array_equal(own.lo, other.lo) and np.array_equal(own.hi, other.hi)
+    )
