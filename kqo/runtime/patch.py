@@ -81,7 +81,8 @@ def _covered(out: Region, changed: Boxes, axes: Any) -> NDArray[np.bool_] | None
     filled = changed.filled
     extents = np.array(shape(wide), dtype=np.int64)
     whole = (changed.lo[:, :, feature_index] == 0) & (changed.hi[:, :, feature_index] == extents)
-    if bool((whole.all(axis=2) | ~filled).all()):
+    # Rows of several boxes may be those of their hull, which holds rows that are not changed.
+    if changed.lo.shape[1] == 1 and bool((whole.all(axis=2) | ~filled).all()):
         return None
     column = np.stack(
         np.unravel_index(np.arange(int(extents.prod())), shape(wide)), axis=0
