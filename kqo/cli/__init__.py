@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kqo.cli import bench, demo, plans, rules
+from kqo.cli import bench, calibrate, demo, plans, rules
 from kqo.cli.expand import expand
 
 app = typer.Typer(
@@ -39,5 +39,6 @@ app.command("explain")(expand(plans.explain))
 app.command("compile")(expand(plans.compile_))
 app.command("run")(plans.run)
 app.command("bench")(expand(bench.bench))
+app.command("calibrate")(calibrate.calibrate)
 app.command("rules")(rules.rules)
 app.command("fmt")(rules.fmt)
