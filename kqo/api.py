@@ -120,6 +120,11 @@ class CompiledPlan:
         return self._planned[1]
 
     @property
+    def engine(self) -> Engine:
+        """What runs the plan."""
+        return self._planned[3]
+
+    @property
     def source(self) -> str:
         """The emitted Python source, which is what runs."""
         return self._planned[2]
@@ -155,7 +160,7 @@ class CompiledPlan:
         plan = self._without(dropped) if dropped else self
         timings = plan._timed(analyze) if analyze is not False else None
         return explain(
-            plan._subject(),
+            plan.subject(),
             stage=stage,
             format=format,
             rule=rule,
@@ -163,10 +168,11 @@ class CompiledPlan:
             known_rules=rules_for(self.options).names(),
             timings=timings,
             without=dropped,
-            other=self._subject() if dropped else None,
+            other=self.subject() if dropped else None,
         )
 
-    def _subject(self) -> Subject:
+    def subject(self) -> Subject:
+        """The plan opened: every stage of it, as :meth:`explain` shows them."""
         chooser, physical, source, engine = self._planned
         return Subject(
             self._lowered,
