@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from kqo.emit.names import quoted
 from kqo.ir.nodes import Const, Domain, Node, Physical
 from kqo.ir.schema import Axes, features, names, shape, without_query
 from kqo.ir.window import contracted, roles
@@ -20,8 +21,8 @@ def permuted(const: str, own: tuple[str, ...], order: tuple[str, ...]) -> str:
     """An expression for a constant with its axes in another order."""
     permutation = tuple(own.index(n) for n in order)
     if permutation == tuple(range(len(own))):
-        return f'c["{const}"]'
-    return f'c["{const}"].transpose({", ".join(map(str, permutation))})'
+        return f"c[{quoted(const)}]"
+    return f"c[{quoted(const)}].transpose({', '.join(map(str, permutation))})"
 
 
 def keeps_layout(node: Physical, itemsize: int) -> bool:
@@ -47,12 +48,12 @@ def gemm_kernel(node: Physical, itemsize: int) -> str:
         and own[: len(window.columns)] == names(window.columns)
         and _product(weight.schema) * itemsize >= LARGE_KERNEL
     ):
-        return f'c["{weight.name}"].reshape({wide}, {inner}).T'
+        return f"c[{quoted(weight.name)}].reshape({wide}, {inner}).T"
     order = (*names(window.taps), *contracted(window), *names(window.columns))
     return f"np.ascontiguousarray({permuted(weight.name, own, order)}).reshape({inner}, {wide})"
 
 
-def winograd_kernel(node: Physical) -> str:
+def winograd_kernel(node: Physical, suffix: str) -> str:
     """The transformed kernel, (points, features, columns)."""
     weight = node.weight
     assert isinstance(weight, Const)
@@ -60,7 +61,7 @@ def winograd_kernel(node: Physical) -> str:
     order = (*names(window.taps), *contracted(window), *names(window.columns))
     deep, wide = _product(window.left_features), _product(window.columns)
     taken = permuted(weight.name, names(weight.schema), order)
-    return f"winograd_kernel({taken}.reshape(3, 3, {deep}, {wide}), G{node.tile})"
+    return f"winograd_kernel({taken}.reshape({window.tap_count}, {deep}, {wide}), G{suffix})"
 
 
 def depthwise_kernel(node: Physical) -> str | None:

@@ -6,6 +6,8 @@ the steps read, and the program: which function computes the rows of which table
 
 from __future__ import annotations
 
+import keyword
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,13 +17,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kqo.data import data_path
 from kqo.emit import kernels
-from kqo.emit.tail import helpers_in, tail_lines
-from kqo.emit.winograd import matrices
+from kqo.emit.names import quoted, shown
+from kqo.emit.tail import HELPERS, helpers_in, tail_lines
+from kqo.ir.winograd import matrices
 from kqo.ir.nodes import Const, Physical
 from kqo.ir.scalar import format_expr
 from kqo.ir.schema import features, shape, size
-from kqo.ir.window import roles
+from kqo.ir.window import roles, tiling
 from kqo.planner.physical import PhysicalPlan, Step
+
+
+Sizes = tuple[tuple[int, int], ...]
 
 
 @lru_cache(maxsize=1)
@@ -57,7 +63,7 @@ def _title(step: Step) -> str:
     window = roles(node)
     taps = "x".join(str(e) for e in shape(window.taps)) if node.agg else ""
     wide = size(features(node.schema))
-    what = {"gather_gemm": "gather-GEMM", "winograd": f"Winograd F({node.tile}, 3)"}.get(
+    what = {"gather_gemm": "gather-GEMM", "winograd": f"Winograd F({node.tile})"}.get(
         step.form, step.form
     )
     into = f"{size(window.left_features)} to {wide} columns" if node.agg == "sum" else ""
@@ -88,11 +94,11 @@ def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
     constants: list[tuple[str, str]] = []
     if step.form in ("plain", "patch"):
         constants = [
-            (c.name, f'c["{c.name}"]')
-            for c in _constants_below(step)
-            if c.name in plan.constants
+            (c.name, f"c[{quoted(c.name)}]") for c in _constants_below(step) if c.name in plan.constants
         ]
-        return _Piece(_templates().get_template(f"{step.form}.py.j2").render(), tuple(constants), _title(step))
+        return _Piece(
+            _templates().get_template(f"{step.form}.py.j2").render(), tuple(constants), _title(step)
+        )
     if step.form == "concat":
         tables = [plan.tables[t] for t in step.sources if t is not None]
         ends = np.cumsum([t.columns for t in tables])
@@ -112,8 +118,11 @@ def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
             values["transposed"] = kernels.keeps_layout(node, itemsize)
             constants.insert(0, ("kernel", kernels.gemm_kernel(node, itemsize)))
         elif step.form == "winograd":
-            values.update(tile=node.tile, points=(node.tile + 2) ** 2, outputs=node.tile**2)
-            constants.insert(0, ("kernel", kernels.winograd_kernel(node)))
+            sizes = tiling(window, node.tile)
+            suffix = _suffix(sizes)
+            points = math.prod(m + r - 1 for m, r in sizes)
+            values.update(suffix=suffix, points=points, outputs=math.prod(m for m, _ in sizes))
+            constants.insert(0, ("kernel", kernels.winograd_kernel(node, suffix)))
         elif step.form == "taps":
             kernel = kernels.depthwise_kernel(node)
             values["weighted"] = kernel is not None
@@ -129,9 +138,13 @@ def _constants_below(step: Step) -> list[Const]:
     return [n for n in walk(step.node) if isinstance(n, Const)]
 
 
+_OWN_NAMES = ("np", "constants", "winograd_kernel", *HELPERS)
+
+
 def _identifier(name: str) -> str:
-    cleaned = re.sub(r"\W+", "_", name).strip("_") or "step"
-    return f"n{cleaned}" if cleaned[0].isdigit() else cleaned
+    cleaned = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "step"
+    taken = cleaned[0].isdigit() or keyword.iskeyword(cleaned) or cleaned in _OWN_NAMES
+    return f"n{cleaned}" if taken else cleaned
 
 
 def emit(plan: PhysicalPlan) -> str:
@@ -141,7 +154,7 @@ def emit(plan: PhysicalPlan) -> str:
     constants: dict[tuple[tuple[str, str], ...], str] = {}
     program: list[str] = []
     helpers: set[str] = set()
-    tiles: set[int] = set()
+    tiles: set[Sizes] = set()
     taken: set[str] = set()
     for step in plan.steps:
         piece = _piece(step, plan)
@@ -156,14 +169,14 @@ def emit(plan: PhysicalPlan) -> str:
             titles[name] = piece.title
         helpers |= helpers_in([line.strip() for line in piece.body.splitlines()])
         if step.form == "winograd" and isinstance(step.node, Physical):
-            tiles.add(step.node.tile)
+            tiles.add(tiling(roles(step.node), step.node.tile))
         key = piece.constants
         if key and key not in constants:
             constants[key] = f"{functions[piece.body]}_{len(constants)}"
         kind = "delta" if step.delta else ("view" if step.once else "view per batch")
         used = f'"{constants[key]}"' if key else "None"
         program.append(
-            f'    ({functions[piece.body]}, {used}),  # {len(program)}: {kind} rows of {step.name}\n'
+            f"    ({functions[piece.body]}, {used}),  # {len(program)}: {kind} rows of {shown(step.name)}\n"
         )
     return _assemble(plan, functions, titles, constants, program, helpers, tiles)
 
@@ -175,10 +188,10 @@ def _assemble(
     constants: dict[tuple[tuple[str, str], ...], str],
     program: list[str],
     helpers: set[str],
-    tiles: set[int],
+    tiles: set[Sizes],
 ) -> str:
     out = [
-        f'"""{plan.name}: an incremental plan, emitted by kqo.\n\n',
+        f'"""{shown(plan.name)}: an incremental plan, emitted by kqo.\n\n',
         "Relations are matrices, one row per position and one column per feature. Each function computes\n",
         "rows of one relation, a block of rows a to z at a time: s holds the step's rows and row numbers,\n",
         'k its constants, w scratch memory.\n"""\n\n',
@@ -191,9 +204,9 @@ def _assemble(
     if tiles:
         out.append(
             "\ndef winograd_kernel(g, G):\n"
-            '    """Kernel g (3, 3, features, columns) as (points, features, columns): G g G^T."""\n'
-            '    u = np.einsum("ai,bj,ijkl->abkl", G, G, g, optimize=True)\n'
-            f"    return np.ascontiguousarray(u.reshape(-1, *g.shape[2:]), dtype=np.{plan.dtype})\n"
+            '    """Kernel g (taps, features, columns) as (points, features, columns)."""\n'
+            "    u = G @ g.reshape(len(g), -1).astype(np.float64)\n"
+            f"    return u.astype(np.{plan.dtype}).reshape(-1, *g.shape[1:])\n"
         )
     for body, name in functions.items():
         out.append(f'\n\ndef {name}(s, k, w, blocks):\n    """{titles[name]}."""\n{body}')
@@ -201,7 +214,7 @@ def _assemble(
     out.append('    """Kernels and vectors in the layouts that the steps read."""\n    return {\n')
     for key, name in constants.items():
         out.append(f'        "{name}": {{\n')
-        out += [f'            "{field}": {expression},\n' for field, expression in key]
+        out += [f"            {quoted(field)}: {expression},\n" for field, expression in key]
         out.append("        },\n")
     out.append("    }\n\n\nPROGRAM = [\n")
     out += program
@@ -209,13 +222,25 @@ def _assemble(
     return "".join(out)
 
 
-def _matrices(tile: int, dtype: str) -> str:
-    a, g, b = matrices(tile, 3)
-    lines = [f"# F({tile}x{tile}, 3x3): outputs A m, inputs B d, kernel G g G^T.\n"]
-    lines.append(f"G{tile} = np.array({g.tolist()})\n")
-    for letter, matrix in (("A", a), ("B", b)):
-        lines.append(
-            f"{letter}{tile} = np.array({matrix.tolist()})\n"
-            f"{letter}{tile} = np.kron({letter}{tile}, {letter}{tile}).astype(np.{dtype})\n"
-        )
+def _suffix(sizes: Sizes) -> str:
+    """A name for the matrices of a tiling: ``4x4_3x3``."""
+    return "x".join(str(m) for m, _ in sizes) + "_" + "x".join(str(r) for _, r in sizes)
+
+
+def _matrices(sizes: Sizes, dtype: str) -> str:
+    """Definitions of A, B and G: one factor for each axis that has a window."""
+    suffix = _suffix(sizes)
+    found = [matrices(m, r) for m, r in sizes if r > 1]
+    outputs, taps = suffix.split("_")
+    lines = [f"# Winograd F({outputs}, {taps}): inputs B d, kernel G g, outputs A m.\n"]
+    for letter, which in (("A", 0), ("G", 1), ("B", 2)):
+        factors = [str(m[which].tolist()) for m in found]
+        value = f"np.array({factors[0]})"
+        for factor in factors[1:]:
+            same = factor == factors[0]
+            lines.append(f"{letter}{suffix} = {value}\n")
+            other = f"{letter}{suffix}" if same else f"np.array({factor})"
+            value = f"np.kron({letter}{suffix}, {other})"
+        cast = "" if letter == "G" else f".astype(np.{dtype})"
+        lines.append(f"{letter}{suffix} = {value}{cast}\n")
     return "".join(lines)

@@ -7,7 +7,6 @@ window, which features are contracted. This module answers them once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -76,9 +75,7 @@ def window_of(
     columns = tuple(sorted(columns, key=lambda a: by.index(a.name)))
     if mentioned & set(names(columns)):
         ok = False
-    feature_on = tuple(
-        (a.name, bound[a.name]) for a in features(source) if a.name in bound
-    )
+    feature_on = tuple((a.name, bound[a.name]) for a in features(source) if a.name in bound)
     for _, condition in feature_on:
         if any(is_position(n) for n in condition.reads):
             ok = False
@@ -86,9 +83,7 @@ def window_of(
     summed = tuple(
         a for a in joined if a.name not in by and a.name not in gone and not is_position(a.name)
     )
-    stray = [
-        a for a in joined if a.name not in by and a.name not in gone and is_position(a.name)
-    ]
+    stray = [a for a in joined if a.name not in by and a.name not in gone and is_position(a.name)]
     if stray:
         ok = False
     from kqo.ir.schema import Axis
@@ -118,7 +113,8 @@ def roles(node: Node) -> Window:
     if isinstance(node, Join):
         by = names(without_query(node.schema))
         return window_of(node.left, node.right, node.on, node.axes, by)
-    by = names(without_query(node.schema))
+    # Rekey, Union and Map have no window; their own axes may be others than the input's.
+    by = names(without_query(node.inputs[0].schema))
     return window_of(node.inputs[0], Domain(()), (), (), by)
 
 
@@ -167,13 +163,26 @@ def is_depthwise(window: Window, right: Node) -> bool:
     return set(names(right.schema)) <= set(own) | set(names(window.taps))
 
 
-def strides_are_one(conditions: Iterable[Condition], taps: Axes, extent: int) -> bool:
-    """Whether every condition is ``a = a + k + offset`` with a tap axis of the given extent."""
-    sizes = dict(taps)
-    for condition in conditions:
+def tiling(window: Window, tile: int) -> tuple[tuple[int, int], ...]:
+    """For each row axis the outputs of a Winograd tile along it, and the taps of the window.
+
+    An axis without a window has tiles of one output and one tap. Empty where the window is not one that
+    Winograd's method takes: stride and dilation 1, rows in the order of the left relation's positions.
+    """
+    sizes = dict(window.taps)
+    if tuple(a for a, _ in window.reads) != names(window.rows):
+        return ()
+    found: list[tuple[int, int]] = []
+    seen: list[str] = []
+    for axis, condition in window.reads:
+        if condition == equal(axis, axis):
+            found.append((1, 1))
+            continue
         if isinstance(condition, Ranged) or condition.scale != 1 or len(condition.terms) != 2:
-            return False
+            return ()
         (one, out), (dilation, tap) = condition.terms
-        if one != 1 or dilation != 1 or out != condition.axis or sizes.get(tap) != extent:
-            return False
-    return True
+        if one != 1 or dilation != 1 or out != axis or tap not in sizes:
+            return ()
+        found.append((tile, sizes[tap] or 1))
+        seen.append(tap)
+    return tuple(found) if tuple(seen) == names(window.taps) and seen else ()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from kqo.ir.nodes import Const, Domain, Node
 from kqo.ir.scalar import Expr, Var, call
 from kqo.ir.schema import Axes, features, names, positions, without_query
-from kqo.ir.window import is_contraction, is_depthwise, strides_are_one, window_of
+from kqo.ir.winograd import SIZES
+from kqo.ir.window import is_contraction, is_depthwise, tiling, window_of
 from kqo.lang.registry import Conditions, Names, Nodes, builtin
 
 
@@ -24,13 +25,16 @@ def is_per_feature(left: Node, right: Node, on: Conditions, axes: Axes, by: Name
 
 
 @builtin
-def is_dense_window(  # noqa: PLR0917
-    left: Node, right: Node, on: Conditions, axes: Axes, by: Names, extent: int
-) -> bool:
-    """Whether the window has two axes, ``extent`` wide each, with stride and dilation 1."""
-    window = window_of(left, right, on, axes, by)
-    return len(window.rows) == 2 and strides_are_one(
-        [condition for _, condition in window.reads], window.taps, int(extent)
+def has_winograd(left: Node, right: Node, on: Conditions, axes: Axes, by: Names, tile: int) -> bool:
+    """Whether Winograd's method with tiles of ``tile`` outputs an axis computes the window.
+
+    Its stride and dilation are 1, and points are known for its extent on every axis.
+    """
+    tiles = tiling(window_of(left, right, on, axes, by), int(tile))
+    return (
+        bool(tiles)
+        and len(tiles) <= 2
+        and all(taps == 1 or (m, taps) in SIZES for m, taps in tiles)
     )
 
 

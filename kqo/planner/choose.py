@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from kqo.errors import PlanError
-from kqo.ir.boxes import Boxes, bind, project
+from kqo.ir.boxes import Boxes, bind, everything, project
 from kqo.ir.nodes import (
     Const,
     Domain,
@@ -34,6 +34,7 @@ from kqo.ir.region import Region
 from kqo.ir.schema import has_query, names, positions, size, without_query
 from kqo.ir.window import roles
 from kqo.planner.cost import work
+from kqo.planner.estimate import tiles_of
 from kqo.planner.physical import PhysicalPlan, Step, Table
 from kqo.planner.rates import Rates
 from kqo.rewrite.memo import Memo
@@ -136,6 +137,14 @@ class Chooser:
                 self._rows[node] = whole * self.queries
         return self._rows[node]
 
+    def boxes(self, node: Node) -> Boxes:
+        """The rows to compute for this relation, as boxes over its positions."""
+        axes = positions(node.schema)
+        overlay = self.overlay(node) if has_query(node.schema) else None
+        if overlay is None:
+            return everything(axes, self.queries if has_query(node.schema) else 1)
+        return project(bind(overlay.at, self.changed, self.bound), names(axes))
+
     def candidates(self, node: Node) -> list[Candidate]:
         """The ways to compute the rows of a relation: physical alternatives, then the plain one."""
         found: list[Candidate] = []
@@ -160,10 +169,10 @@ class Chooser:
                 )
         return self._sliced[node]
 
-    def _own_cost(self, candidate: Candidate, rows: int) -> float:
+    def _own_cost(self, node: Node, candidate: Candidate, rows: int) -> float:
         tiles = 0
         if candidate.form == "winograd" and isinstance(candidate.node, Physical):
-            tiles = -(-int(rows * 1.2) // candidate.node.tile**2)
+            tiles = tiles_of(self.boxes(node), candidate.node)
         counted = work(candidate.form, candidate.node, rows, tiles)
         return counted.seconds(self.rates) + self.rates.bind
 
@@ -220,7 +229,7 @@ class Chooser:
         best: tuple[float, Candidate | None] = (float("inf"), None)
         rows = self.rows(node)
         for candidate in self.candidates(node):
-            cost = self._own_cost(candidate, rows)
+            cost = self._own_cost(node, candidate, rows)
             for source in row_sources(candidate.node):
                 if source is not None:
                     cost += self._cost[source][0] / max(1, self.readers.get(source, 1))
@@ -348,11 +357,7 @@ class Chooser:
         }
         used |= {i.name for s in self._steps for i in s.node.inputs if isinstance(i, Const)}
         used |= {t.name for t in self._tables}
-        constants = {
-            name: value
-            for name, value in self.plan.constants.items()
-            if name in used
-        }
+        constants = {name: value for name, value in self.plan.constants.items() if name in used}
         return PhysicalPlan(
             self.plan.name,
             tuple(self._tables),

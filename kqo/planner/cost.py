@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -9,14 +10,14 @@ from functools import lru_cache
 from kqo.ir.nodes import Const, Domain, Group, Join, Node, Physical
 from kqo.ir.scalar import Call, Expr, Num, Var
 from kqo.ir.schema import features, positions, size
-from kqo.ir.window import Window, roles
+from kqo.ir.window import Window, roles, tiling
 from kqo.planner.rates import Rates
 
 WORD = 4
 BLOCK_BYTES = 1 << 19
 """Scratch of a block of rows, as the runtime cuts them, so that it stays in the cache."""
-FEWEST_ROWS = 192
-FEWEST_TILES = 48
+FEWEST_ROWS = 512
+FEWEST_TILES = 256
 FUNCTIONS = frozenset(
     ("exp", "log", "log1p", "sqrt", "rsqrt", "pow", "tanh", "sigmoid", "erf", "sin", "cos")
 )
@@ -195,7 +196,8 @@ def work(
     if form == "gather_gemm":
         return _gather_gemm(base, rows, taps=taps, deep=deep, wide=wide, tail=tail, moved=moved[0])
     if form == "winograd" and isinstance(node, Physical):
-        return _winograd(base, rows, tiles, tile=node.tile, deep=deep, wide=wide, tail=tail)
+        sizes = tiling(window, node.tile)
+        return _winograd(base, rows, tiles, sizes=sizes, deep=deep, wide=wide, tail=tail)
     if form == "taps":
         return _taps(base, node, rows, taps=taps, wide=wide, tail=tail)
     if form == "rowwise":
@@ -236,9 +238,16 @@ def _gather_gemm(
 
 
 def _winograd(
-    base: Work, rows: int, tiles: int, *, tile: int, deep: int, wide: int, tail: Passes
+    base: Work,
+    rows: int,
+    tiles: int,
+    *,
+    sizes: tuple[tuple[int, int], ...],
+    deep: int,
+    wide: int,
+    tail: Passes,
 ) -> Work:
-    points, outputs = (tile + 2) ** 2, tile**2
+    points, outputs = math.prod(m + r - 1 for m, r in sizes), math.prod(m for m, _ in sizes)
     most = max(FEWEST_TILES, BLOCK_BYTES // (points * deep * WORD))
     blocks = -(-tiles // most)
     made = _gathering(base, tiles * points, deep, blocks * (8 + 2 * points + tail.calls))

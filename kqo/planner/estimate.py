@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kqo.ir.boxes import Boxes
+from kqo.ir.boxes import Boxes, everything
 from kqo.ir.nodes import Physical
-from kqo.ir.window import roles
+from kqo.ir.window import roles, tiling
 from kqo.planner.cost import WORD, Work, work
 from kqo.planner.physical import PhysicalPlan, Step
 from kqo.planner.rates import Rates
@@ -43,8 +43,9 @@ class Prediction:
     seconds: float
 
 
-def tiles_of(boxes: Boxes, tile: int) -> int:
-    """Output tiles that cover the boxes, where each is tiled by itself."""
+def tiles_of(boxes: Boxes, node: Physical) -> int:
+    """Output tiles of a Winograd form that cover the boxes, where each is tiled by itself."""
+    tile = np.array([outputs for outputs, _ in tiling(roles(node), node.tile)])
     extent = np.maximum(boxes.hi - boxes.lo, 0)
     return int((-(-extent // tile)).prod(axis=2).sum())
 
@@ -87,10 +88,9 @@ def _counted(plan: PhysicalPlan, step: Step, boxes: Mapping[int, Boxes]) -> tupl
     tiles = 0
     if step.form == "winograd" and isinstance(step.node, Physical):
         if step.delta:
-            tiles = tiles_of(boxes[step.table], step.node.tile)
+            tiles = tiles_of(boxes[step.table], step.node)
         else:
-            extents = [axis.extent or 1 for axis in table.positions]
-            tiles = int(np.prod([-(-extent // step.node.tile) for extent in extents]))
+            tiles = tiles_of(everything(table.positions, 1), step.node)
     counted = work(step.form, step.node, rows, tiles, _moved(step, boxes))
     # Row numbers of a view are computed once, when the plan is bound.
     return rows, counted if step.delta else replace(counted, indices=0)

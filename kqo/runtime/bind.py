@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from kqo.ir.equations import Condition, equal
 from kqo.ir.nodes import Node, Physical
 from kqo.ir.schema import Axes, Axis
-from kqo.ir.window import Window, roles
+from kqo.ir.window import Window, roles, tiling
+from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS, FEWEST_TILES
 from kqo.planner.physical import Step, Table
 from kqo.runtime.rows import (
     IDENTITY_ROW,
@@ -27,8 +29,6 @@ from kqo.runtime.rows import (
 from kqo.runtime.workspace import Input
 
 Values = NDArray[Any]
-SCRATCH = 1 << 19
-FEWEST_ROWS = 192
 
 
 @dataclass(eq=False)
@@ -66,7 +66,7 @@ class Bound:
 
 def row_blocks(rows: int, bytes_per_row: int, fewest: int = FEWEST_ROWS) -> list[tuple[int, int]]:
     """Ranges of rows whose scratch stays within the cache, of nearly equal length."""
-    most = max(fewest, SCRATCH // max(1, bytes_per_row))
+    most = max(fewest, BLOCK_BYTES // max(1, bytes_per_row))
     count = -(-rows // most)
     if count == 0:
         return []
@@ -181,51 +181,69 @@ class Binder:
         target: Values,
         operands: tuple[Input | None, ...],
     ) -> Bound:
-        """Tiles of each box, row of tiles after row of tiles, so that a block's outputs are one run."""
-        tile = node.tile
+        """Tiles of each box, strip after strip, so that a block's outputs are one run of rows."""
         assert step.sources[0] is not None
+        sizes = tiling(window, node.tile)
+        tile = np.array([m for m, _ in sizes], dtype=np.int64)
         boxes = out.boxes
-        sizes = out.sizes.ravel()
-        some = sizes > 0
-        lo = boxes.lo.reshape(len(sizes), 2)[some]
-        extent = (boxes.hi - boxes.lo).reshape(len(sizes), 2)[some]
+        rows = out.sizes.ravel()
+        some = rows > 0
+        rank = len(tile)
+        lo = boxes.lo.reshape(len(rows), rank)[some]
+        extent = (boxes.hi - boxes.lo).reshape(len(rows), rank)[some]
         query = np.repeat(np.arange(boxes.queries), boxes.lo.shape[1])[some]
         grid = -(-extent // tile)
         tiles = grid.prod(axis=1)
-        first_tile = np.cumsum(tiles) - tiles
+        first = np.cumsum(tiles) - tiles
         box = np.repeat(np.arange(len(tiles)), tiles)
-        local = np.arange(int(tiles.sum())) - first_tile[box]
-        down, across = local // grid[box, 1], local % grid[box, 1]
-        origin = (lo[box, 0] + tile * down, lo[box, 1] + tile * across)
-        points = Points(out.positions, query[box], origin)
-        wider = tuple(Axis(a.name, tile + 2) for a in window.taps)
+        at = np.stack(_unravel(np.arange(int(tiles.sum())) - first[box], grid[box]), axis=1)
+        origin = lo[box] + tile * at
+        points = Points(out.positions, query[box], tuple(origin.T))
+        extents = iter([m + r - 1 for m, r in sizes if r > 1])
+        wider = tuple(Axis(a.name, next(extents)) for a in window.taps)
         source = self.source(step.sources[0], step.delta)
         index = lookup(points, source, window.reads, wider, ZERO)
-        row_box = np.repeat(np.arange(len(tiles)), sizes[some])
-        dy = out.coordinates[0] - lo[row_box, 0]
-        dx = out.coordinates[1] - lo[row_box, 1]
-        of_row = first_tile[row_box] + (dy // tile) * grid[row_box, 1] + dx // tile
-        outputs = of_row * tile * tile + (dy % tile) * tile + dx % tile
-        blocks, spans = _strips(grid, extent, tile, self.buffers[step.sources[0]].shape[1])
+        row_box = np.repeat(np.arange(len(tiles)), rows[some])
+        local = np.stack(out.coordinates, axis=1) - lo[row_box]
+        which, within = local // tile, local % tile
+        of_row, inner = np.zeros((2, len(row_box)), dtype=np.int64)
+        for axis in range(rank):
+            of_row = of_row * grid[row_box, axis] + which[:, axis]
+            inner = inner * tile[axis] + within[:, axis]
+        outputs = (first[row_box] + of_row) * int(tile.prod()) + inner
+        buffer = self.buffers[step.sources[0]]
+        per_tile = math.prod(m + r - 1 for m, r in sizes) * buffer.shape[1] * buffer.itemsize
+        blocks, spans = _strips(grid, extent, int(tile[0]), per_tile)
         bound = Bound(target, (None, None, *operands), blocks, out)
-        bound.tiles = Input(self.buffers[step.sources[0]], index)
+        bound.tiles = Input(buffer, index)
         bound.outputs = outputs
         bound.spans = spans
         return bound
 
 
+def _unravel(number: Ints, extents: Ints) -> list[Ints]:
+    """Row-major coordinates of numbers in boxes of the given extents, shape (numbers, axes)."""
+    found: list[Ints] = []
+    for axis in reversed(range(extents.shape[1])):
+        found.append(number % extents[:, axis])
+        number = number // extents[:, axis]
+    return found[::-1]
+
+
 def _strips(
-    grid: Ints, extent: Ints, tile: int, columns: int
+    grid: Ints, extent: Ints, tile: int, per_tile: int
 ) -> tuple[list[tuple[int, int]], dict[int, tuple[int, int]]]:
-    """Blocks of whole strips of tiles, and the output rows of each."""
+    """Blocks of whole strips of tiles, and the output rows of each.
+
+    A strip is all tiles of a box at one place of the first axis: its outputs are one run of rows.
+    """
     strips = int(grid[:, 0].sum())
     box = np.repeat(np.arange(len(grid)), grid[:, 0])
     down = np.arange(strips) - np.repeat(np.cumsum(grid[:, 0]) - grid[:, 0], grid[:, 0])
-    tiles_end = np.cumsum(grid[box, 1])
+    tiles_end = np.cumsum(grid[box, 1:].prod(axis=1))
     height = np.minimum(tile, extent[box, 0] - tile * down)
-    rows_end = np.cumsum(height * extent[box, 1])
-    points = (tile + 2) ** 2
-    most = max(48, SCRATCH // (points * columns * 4))
+    rows_end = np.cumsum(height * extent[box, 1:].prod(axis=1))
+    most = max(FEWEST_TILES, BLOCK_BYTES // per_tile)
     blocks: list[tuple[int, int]] = []
     spans: dict[int, tuple[int, int]] = {}
     a = row = at = 0

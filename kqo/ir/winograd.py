@@ -13,14 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = list[list[Fraction]]
-# Points of small numerators and denominators whose products stay near 1: for F(4, 3) the largest error is
-# a quarter of that of 0, 1, -1, 2, -2. Barabasz et al., "Error Analysis and Improving the Accuracy of
-# Winograd Convolution for Deep Neural Networks", ACM TOMS 2020, study the choice.
+# Points whose products stay near 1: for F(4, 3) the largest error is a quarter of that of 0, 1, -1, 2, -2.
+# Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural
+# Networks", ACM TOMS 2020, study the choice.
 POINTS = {
     3: ("0", "1", "-1"),
     5: ("0", "3/4", "-3/4", "3/2", "-3/2"),
-    7: ("0", "1", "-1", "2", "-2", "1/2", "-1/2"),
+    7: ("0", "3/5", "-3/5", "1", "-1", "7/4", "-7/4"),
+    9: ("0", "2/5", "-2/5", "4/5", "-4/5", "5/4", "-5/4", "2", "-2"),
 }
+SIZES = frozenset(
+    (m, r) for m in (2, 4, 6) for r in (3, 5, 7) if m + r - 2 in POINTS and m * r <= 28
+)
+"""Sizes (outputs, taps) along one axis for which points are given."""
 
 
 def _polynomial(roots: list[Fraction]) -> list[Fraction]:
@@ -28,9 +33,7 @@ def _polynomial(roots: list[Fraction]) -> list[Fraction]:
     product = [Fraction(1)]
     for root in roots:
         shifted = [Fraction(0), *product]
-        product = [
-            a - root * b for a, b in zip(shifted, [*product, Fraction(0)], strict=True)
-        ]
+        product = [a - root * b for a, b in zip(shifted, [*product, Fraction(0)], strict=True)]
     return product
 
 
@@ -60,6 +63,9 @@ def cook_toom(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
 def matrices(
     m: int, r: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """The same matrices in float64."""
+    """The same matrices in float64; all are [[1]] for F(1, 1)."""
+    if m == r == 1:
+        one = np.ones((1, 1))
+        return one, one, one
     a, g, b = cook_toom(m, r)
     return tuple(np.array([[float(v) for v in row] for row in x]) for x in (a, g, b))  # type: ignore[return-value]

@@ -1,0 +1,376 @@
+"""Matrix products in CUDA: over gathered rows, and Winograd's three stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kqo.emit import cuda_layout
+from kqo.emit.cuda_program import Extent, Scratch
+from kqo.emit.cuda_rows import Frame, at, split
+from kqo.emit.cuda_step import (
+    NAME,
+    THREADS,
+    Writing,
+    epilogue,
+    indented,
+    operands_of,
+    render,
+)
+from kqo.ir.winograd import matrices
+from kqo.ir.nodes import Physical
+from kqo.ir.schema import Axis, shape, size
+from kqo.ir.window import roles
+
+SLAB = 16
+MOST_TAPS = 128
+"""More taps than this leave no shared memory for the operands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What one block computes: rows and columns, and how warps share it."""
+
+    rows: int
+    columns: int
+    warp_rows: int
+    warp_columns: int
+
+    @property
+    def groups(self) -> int:
+        """Groups of 4 columns that a thread owns in float32."""
+        return 2 if self.columns == 128 else 1
+
+    @property
+    def stage_bytes(self) -> int:
+        """Shared memory of one slab of both operands."""
+        return 4 * (self.rows * (SLAB + 4) + SLAB * (self.columns + 8))
+
+
+def tile_for(wide: int, taps: int, positions: int) -> Tile:
+    """The tile for a product with so many columns and taps.
+
+    A relation with one position per query has few rows and gets smaller tiles, so that there are more
+    blocks; many taps need room for their row numbers.
+    """
+    few = positions == 1 and wide <= 2048
+    if wide <= 32:
+        return Tile(64, 32, 16, 16) if few or taps > 48 else Tile(128, 32, 32, 16)
+    if few or taps > 48:
+        return Tile(64, 64, 32, 16)
+    if wide <= 64:
+        return Tile(128, 64, 32, 32)
+    return Tile(128, 128, 64, 32)
+
+
+def vector_width(deep: int) -> int:
+    """How many neighbouring features one copy moves."""
+    return 4 if deep % 4 == 0 else 2 if deep % 2 == 0 else 1
+
+
+def _render(
+    writing: Writing,
+    frame: Frame,
+    tile: Tile,
+    *,
+    taps: int,
+    deep: int,
+    wide: int,
+    chunked: bool,
+    values: dict[str, object],
+) -> str:
+    product = render(
+        f"product_{writing.precision}",
+        wm=tile.warp_rows,
+        wn=tile.warp_columns,
+        nt=tile.groups,
+    )
+    return render(
+        "gather_gemm",
+        name=NAME,
+        bm=tile.rows,
+        bn=tile.columns,
+        bk=SLAB,
+        threads=THREADS,
+        taps=taps,
+        deep=deep,
+        wide=wide,
+        steps=-(-taps * deep // SLAB),
+        npad=-(-wide // tile.columns) * tile.columns,
+        vector=vector_width(deep),
+        chunked=chunked,
+        product=product,
+        functions=frame.head,
+        signature=frame.signature,
+        prologue=frame.setup,
+        **values,
+    )
+
+
+def gather_gemm(writing: Writing) -> None:
+    """A sum of products over a window, rows gathered as they are read."""
+    step, node = writing.step, writing.step.node
+    assert isinstance(node, Physical) and step.sources[0] is not None
+    frame = writing.frame()
+    window = roles(node)
+    taps, wide = window.tap_count, size(window.columns)
+    deep = size(window.left_features)
+    tile = tile_for(wide, taps, frame.out.rows)
+    count, target = frame.count, frame.target
+    left = frame.read_buffer(step.sources[0], "left")
+    chunked = deep % SLAB == 0
+
+    def make() -> object:
+        return cuda_layout.gemm_kernel(node, writing.constants, SLAB, tile.columns)[0]
+
+    key = (node.weight, window.taps, window.columns, window.feature_on, tile.columns)
+    right = writing.constant(frame, "kernel", key, make, "right")
+    known = {**writing.known(), **{a.name: at(a.name) for a in window.taps}}
+    row = frame.finder(step.sources[0], window.reads, known, 0, "row_of")
+    finish = epilogue(writing, frame, operands_of(step), node.tail)
+    decode = frame.decode()
+    rows = {j: f"rows{j}[m]" for j in finish.rows}
+    frame.functions.append(finish.function())
+    index = 4 * tile.rows * (taps + len(finish.rows))
+    text = _render(
+        writing,
+        frame,
+        tile,
+        taps=taps,
+        deep=deep,
+        wide=wide,
+        chunked=chunked,
+        values={
+            "title": writing.title(),
+            "count": count,
+            "index_bytes": index,
+            "row_operands": list(finish.rows),
+            "operand_rows": finish.rows,
+            "decode": indented([*decode, *split("tap", window.taps)], 3)
+            if window.taps
+            else indented([*decode, "(void)tap;"], 3),
+            "decode_operands": indented(decode, 3),
+            "left_row": row,
+            "left": left,
+            "right": right,
+            "target": target,
+            "epilogue_0": finish.call("acc[i][j][e]", "n", rows),
+            "epilogue_1": finish.call("acc[i][j][e + 1]", "n + 1", rows),
+        },
+    )
+    writing.add(
+        frame,
+        "",
+        text,
+        shared=index,
+        shared_stage=tile.stage_bytes,
+        per_block=tile.rows,
+        columns=-(-wide // tile.columns),
+    )
+
+
+def winograd(writing: Writing) -> None:
+    """A dense 3x3 window by minimal filtering: transform, one product per point, transform back."""
+    step, node = writing.step, writing.step.node
+    assert isinstance(node, Physical) and step.sources[0] is not None
+    delta = writing.shapes.deltas[step.table] if step.delta else None
+    m, edge = node.tile, node.tile + 2
+    out = writing.plan.tables[step.table]
+    if delta is None:
+        down, across = (-(-e // m) for e in shape(out.positions))
+        tiles = Extent(fixed=down * across)
+    else:
+        tiles = Extent(region=delta.region, tiles=True)
+        writing.into.tiled[delta.region] = m
+    window = roles(node)
+    deep, wide = size(window.left_features), size(window.columns)
+    for name, columns in (("transformed", deep), ("products", wide)):
+        key = (name, tiles)
+        floats = max(edge * edge * columns, getattr(writing.into.scratch.get(key), "floats", 0))
+        writing.into.scratch[key] = Scratch(name, tiles, floats)
+    _input(writing, tiles, m, deep)
+    _products(writing, tiles, edge * edge, deep, wide)
+    _output(writing, tiles, m, wide)
+
+
+def _tile_counts(writing: Writing, frame: Frame, tiles: Extent) -> tuple[str, str]:
+    """Number of tiles, and the stride between points, in C."""
+    if tiles.region < 0:
+        return str(tiles.fixed), f"{tiles.fixed}ll"
+    count = f"{frame.ints('tile_count', tiles.region, 'count')}[0]"
+    return count, f"(long long){frame.param('stride', tiles.region, 'int', 'stride')}"
+
+
+def _tile_origin(writing: Writing, frame: Frame, m: int) -> list[str]:
+    """Statements that define q, the box and the first position of tile ``tile``."""
+    y, x = shape(frame.out.positions)
+    if frame.delta is None:
+        across = -(-x // m)
+        return [
+            "const int q = 0; (void)q;",
+            f"const int down = tile / {across} * {m}, right = tile % {across} * {m};",
+            "const int start_y = 0, start_x = 0;",
+            f"const int high = {y}, broad = {x};",
+        ]
+    tiles = frame.param("tiles", frame.delta.region, "const int2* __restrict__", "tiles")
+    boxes = frame.boxes(frame.delta.region, frame.delta.boxes, 2)
+    return [
+        f"const int q = {tiles}[tile].x / {frame.delta.boxes}; (void)q;",
+        f"const int* own_box = {boxes} + (long long){tiles}[tile].x * 6;",
+        f"const int across = (own_box[3] + {m - 1}) / {m};",
+        f"const int down = {tiles}[tile].y / across * {m}, right = {tiles}[tile].y % across * {m};",
+        "const int start_y = own_box[0], start_x = own_box[1];",
+        "const int high = own_box[2], broad = own_box[3];",
+    ]
+
+
+def _blocks(columns: int) -> tuple[int, int]:
+    """Tiles per block, and threads along columns."""
+    across = 32
+    while across < columns and across < 128:
+        across *= 2
+    return THREADS // across, across
+
+
+def _input(writing: Writing, tiles: Extent, m: int, deep: int) -> None:
+    frame = writing.frame()
+    node, source = writing.step.node, writing.step.sources[0]
+    assert isinstance(node, Physical) and source is not None
+    window = roles(node)
+    edge = m + 2
+    wider = tuple(Axis(a.name, edge) for a in window.taps)
+    count, stride = _tile_counts(writing, frame, tiles)
+    left = frame.read_buffer(source, "left")
+    frame.param("scratch", "transformed", "float* __restrict__", "scratch")
+    known = {**writing.known(), **{a.name: at(a.name) for a in wider}}
+    # Row r of tiles is no row r of the source: the finder must not take one for the other.
+    row = frame.finder(source, window.reads, known, 0, "row_of")
+    down, right = (at(a.name) for a in frame.out.positions)
+    decode = [
+        *_tile_origin(writing, frame, m),
+        "(void)high; (void)broad;",
+        f"const int {down} = start_y + down, {right} = start_x + right;",
+        *split("tap", wider),
+    ]
+    per_block, across = _blocks(deep)
+    text = render(
+        "winograd_input",
+        name=NAME,
+        title=writing.title(),
+        tiles=per_block,
+        across=across,
+        deep=deep,
+        edge=edge,
+        functions=frame.head,
+        input_lines=cuda_layout.transform_lines(matrices(m, 3)[2], "d"),
+        signature=frame.signature,
+        tile_count=count,
+        prologue=frame.setup,
+        decode_tile=indented(decode, 3),
+        left_row=row,
+        left=left,
+        stride=stride,
+    )
+    shared = 4 * per_block * edge * edge
+    writing.add(frame, "input", text, extent=tiles, per_block=per_block, shared=shared)
+
+
+def _products(writing: Writing, tiles: Extent, points: int, deep: int, wide: int) -> None:
+    frame = writing.frame()
+    node = writing.step.node
+    assert isinstance(node, Physical)
+    tile = tile_for(wide, 1, 0)
+    count, stride = _tile_counts(writing, frame, tiles)
+    left = frame.param("scratch", "transformed", "const float* __restrict__", "left")
+    out = frame.param("scratch", "products", "float* __restrict__", "out")
+
+    def make() -> object:
+        kernel = cuda_layout.winograd_kernel(node, writing.constants)
+        return cuda_layout.padded(kernel, SLAB, tile.columns)
+
+    window = roles(node)
+    key = ("winograd", node.tile, node.weight, window.columns, window.feature_on, tile.columns)
+    right = writing.constant(frame, "kernel", key, make, "right")
+    inner, columns = -(-deep // SLAB) * SLAB, -(-wide // tile.columns) * tile.columns
+    layer = "(long long)blockIdx.z"
+    text = _render(
+        writing,
+        frame,
+        tile,
+        taps=1,
+        deep=deep,
+        wide=wide,
+        chunked=deep % SLAB == 0,
+        values={
+            "title": f"{writing.title()}: the products, one per point",
+            "count": count,
+            "index_bytes": 4 * tile.rows,
+            "row_operands": [],
+            "operand_rows": {},
+            "decode": "            (void)tap;",
+            "decode_operands": "",
+            "left_row": "row",
+            "left": f"({left} + {layer} * {stride} * DEEP)",
+            "right": f"({right} + {layer} * {inner * columns})",
+            "target": f"({out} + {layer} * {stride} * WIDE)",
+            "epilogue_0": "acc[i][j][e]",
+            "epilogue_1": "acc[i][j][e + 1]",
+        },
+    )
+    writing.add(
+        frame,
+        "products",
+        text,
+        extent=tiles,
+        shared=4 * tile.rows,
+        shared_stage=tile.stage_bytes,
+        per_block=tile.rows,
+        columns=columns // tile.columns,
+        layers=points,
+    )
+
+
+def _output(writing: Writing, tiles: Extent, m: int, wide: int) -> None:
+    frame = writing.frame()
+    node = writing.step.node
+    assert isinstance(node, Physical)
+    count, stride = _tile_counts(writing, frame, tiles)
+    frame.param("scratch", "products", "const float* __restrict__", "products")
+    target = frame.target
+    finish = epilogue(writing, frame, operands_of(writing.step), node.tail)
+    frame.functions.append(finish.function())
+    reads = 1 + len(finish.rows)
+    down, right = (at(a.name) for a in frame.out.positions)
+    start = f"own_box[4] + dy * broad + dx" if frame.delta else "dy * broad + dx"
+    decode = [
+        *_tile_origin(writing, frame, m),
+        f"const int dy = down + i % {m * m} / {m}, dx = right + i % {m};",
+        "const bool inside = dy < high && dx < broad;",
+        f"const int row = {start};",
+        f"const int {down} = start_y + dy, {right} = start_x + dx;",
+        f"(void){down}; (void){right};",
+    ]
+    per_block, across = _blocks(wide)
+    rows = {j: f"at[{i + 1}]" for i, j in enumerate(finish.rows)}
+    text = render(
+        "winograd_output",
+        name=NAME,
+        title=writing.title(),
+        tiles=per_block,
+        across=across,
+        wide=wide,
+        edge=m + 2,
+        m=m,
+        row_operands=list(finish.rows),
+        operand_rows=finish.rows,
+        functions=frame.head,
+        output_lines=cuda_layout.transform_lines(matrices(m, 3)[0], "d"),
+        signature=frame.signature,
+        tile_count=count,
+        prologue=frame.setup,
+        decode_output=indented(decode, 3),
+        stride=stride,
+        target=target,
+        epilogue=finish.call("v", "n", rows),
+    )
+    shared = 4 * per_block * m * m * reads
+    writing.add(frame, "output", text, extent=tiles, per_block=per_block, shared=shared)
