@@ -22,8 +22,8 @@ from kqo.planner.rates import REFERENCE, Rates
 Values = NDArray[np.float32]
 VARIABLE = "KQO_RATES"
 """Environment variable: ``reference`` has the shipped rates used, a path those of that file."""
-_ROUNDS = 15
-_LEAST = 1.5e-3
+_ROUNDS = 21
+_LEAST = 4e-3
 
 
 def current_rates() -> Rates:
@@ -87,7 +87,7 @@ def keep(rates: Rates, path: Path) -> None:
 def calibrate(progress: Callable[[str], None] | None = None) -> Rates:
     """Measure the rates of one core; takes a few seconds.
 
-    Times are processor times and the best of several, so that other programs disturb little.
+    Times are processor times and medians, so that other programs disturb little.
 
     Args:
         progress: called with the name of what is measured next.
@@ -122,18 +122,19 @@ def calibrate(progress: Callable[[str], None] | None = None) -> Rates:
 
 
 def _time(run: Callable[[], Any]) -> float:
-    """Processor seconds of one call, the best of several rounds."""
+    """Processor seconds of one call: the median of several rounds, since runs are long and see the
+    clock rate that the processor sustains, not the one that it starts with."""
     run()
     began = time.thread_time()
     run()
     count = max(1, int(_LEAST / max(time.thread_time() - began, 1e-7)))
-    best = float("inf")
+    rounds = []
     for _ in range(_ROUNDS):
         began = time.thread_time()
         for _ in range(count):
             run()
-        best = min(best, (time.thread_time() - began) / count)
-    return best
+        rounds.append((time.thread_time() - began) / count)
+    return float(np.median(rounds))
 
 
 def _random(*shape: int) -> Values:
