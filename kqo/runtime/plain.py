@@ -167,7 +167,8 @@ class PlainGroup:
             self.right_axes = list(names(right))
             return
         reads = natural_reads(positions(right))
-        taps = tuple(a for a in self.window.taps if a.name in names(right))
+        # Taps that are no positions of the right side are columns of it: kernels by position.
+        taps = tuple(a for a in self.window.taps if a.name in names(positions(right)))
         self.right = binder.read(step.sources[1], out, reads, taps, ZERO, step.delta)
         self.right_axes = [*names(taps), *names(features(right))]
 
