@@ -139,12 +139,14 @@ class Context:
 
     def unsupported(self, reason: str = "") -> NoReturn:
         """Fail with the operator at hand, its layer, and the line of the model's source."""
-        layer = self.layer() or "the model itself"
-        where = f" ({source})" if (source := self.source(whole=True)) else ""
         why = f": {reason}" if reason else ""
-        raise UnsupportedOperator(
-            f"operator {self.operator} in {layer}{where} is not supported{why}"
-        )
+        place = self.place(whole=True)
+        raise UnsupportedOperator(f"operator {self.operator} in {place} is not supported{why}")
+
+    def place(self, whole: bool = False) -> str:
+        """Layer of the operator at hand and, where it is known, the line of the model's source."""
+        source = self.source(whole)
+        return (self.layer() or "the model itself") + (f" ({source})" if source else "")
 
     def layer(self) -> str:
         """Qualified name of the module that the operator belongs to; empty for the model."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,26 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from kqo.errors import ArgumentError, PlanError
+from kqo.errors import ArgumentError, PlanError, UnsupportedOperator
 from kqo.frontend import operators
 from kqo.frontend.context import Context
 from kqo.frontend.export import export
+from kqo.frontend.opaque import HALF, Subgraph, TorchCall, grouped
 from kqo.frontend.registry import TABLE
-from kqo.frontend.values import BATCH, Constant, Value, as_tensor_shaped, usual_names
-from kqo.ir.nodes import Node, Scan
+from kqo.frontend.values import BATCH, Constant, Dim, Value, as_tensor_shaped, usual_names
+from kqo.ir.nodes import Node, Opaque, Scan
 from kqo.ir.plan import Origin, Plan
 from kqo.ir.schema import Axis
 
 assert operators.LOADED, "the operators' modules register themselves when imported"
 
-_HALF = (torch.float16, torch.bfloat16)
-_IGNORED = ("aten._assert_tensor_metadata.default", "aten._assert_async.msg", "aten.sym_size.int")
+_IGNORED = (
+    "aten._assert_tensor_metadata.default",
+    "aten._assert_async.msg",
+    "aten._assert_scalar.default",
+    "aten.sym_constrain_range_for_size.default",
+    "aten.sym_size.int",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +45,22 @@ class Lowered:
         notes: what the reader of results should know, in sentences.
         output_names: names of the roots: "output" for a single tensor, the keys of a dict, and
             "output0", "output1", ... for the elements of a tuple.
+        opaques: what torch runs, by the name of the Opaque nodes: functions of arrays (queries,
+            ...) that give a tuple of such.
     """
 
     plan: Plan
     notes: tuple[str, ...]
     output_names: tuple[str, ...]
+    opaques: Mapping[str, TorchCall] = field(default_factory=dict)
 
 
 def lower(
     model: nn.Module | ExportedProgram | str | Path,
     example_inputs: tuple[Tensor, ...] | None = None,
     name: str = "",
+    *,
+    strict: bool = True,
 ) -> Lowered:
     """Lower a model to a plan that computes for one image what the model does for each of a batch.
 
@@ -59,15 +70,26 @@ def lower(
         model: a module in eval mode, an ExportedProgram, or the path of a ``.pt2`` file.
         example_inputs: tensors with a leading batch dimension, which fix all other extents.
         name: of the plan; default is the class of the model, or the file's name.
+        strict: an operator that has no relational form is an error. Else the largest subgraphs of
+            such operators become Opaque nodes, which torch runs.
 
     Raises:
         ArgumentError: a model in training mode, or unusable inputs.
         ExportError: torch.export cannot export the model.
-        UnsupportedOperator: an operator that the frontend does not know, or one that mixes the
-            images of a batch.
+        UnsupportedOperator: an operator that the frontend does not know where ``strict``; one that
+            is random, or that mixes the images of a batch.
     """
     program = export(model, example_inputs)
-    return _Lowering(program, name or _name_of(model)).run()
+    name = name or _name_of(model)
+    try:
+        return _Lowering(program, name).run()
+    except UnsupportedOperator:
+        if strict:
+            raise
+    probe = _Lowering(program, name, refused={})
+    probe.run()
+    assert probe.refused is not None
+    return _Lowering(program, name, schedule=grouped(program.graph, probe.refused)).run()
 
 
 def _name_of(model: object) -> str:
@@ -75,9 +97,27 @@ def _name_of(model: object) -> str:
 
 
 class _Lowering:
-    """One pass over the graph of a program."""
+    """One pass over the graph of a program.
 
-    def __init__(self, program: ExportedProgram, name: str) -> None:
+    Args:
+        program: what to lower.
+        name: of the plan.
+        schedule: what to lower in which order; by default the nodes of the graph.
+        refused: filled with operators that cannot be lowered and why, in place of failing there.
+    """
+
+    def __init__(
+        self,
+        program: ExportedProgram,
+        name: str,
+        *,
+        schedule: list[fx.Node | Subgraph] | None = None,
+        refused: dict[fx.Node, str] | None = None,
+    ) -> None:
+        self.schedule = list(program.graph.nodes) if schedule is None else schedule
+        self.refused = refused
+        self.opaques: dict[str, TorchCall] = {}
+        self.told: list[str] = []
         self.program = program
         self.name = name
         self.inputs = [
@@ -111,29 +151,31 @@ class _Lowering:
     def run(self) -> Lowered:
         specs = iter(self.program.graph_signature.input_specs)
         results: Any = ()
-        for node in self.program.graph.nodes:
+        for node in self.schedule:
+            if isinstance(node, Subgraph):
+                self._opaque(node)
+                continue
             self.at.enter(node)
             if node.op == "placeholder":
                 self.known[node] = self._placeholder(node, next(specs))
             elif node.op == "call_function":
-                self.known[node] = self._call(node)
+                self.known[node] = self._try(node)
             elif node.op == "get_attr":
-                found = getattr(self.program.graph_module, node.target)
-                self.known[node] = self._constant(node.name, found)
+                found = getattr(self.program.graph_module, str(node.target))
+                is_tensor = isinstance(found, Tensor)
+                self.known[node] = self._constant(node.name, found) if is_tensor else None
             else:
                 results = node.args[0]
         roots = tuple(self._roots(results))
         inputs = tuple(self._label(node) for node in self.inputs)
         plan = Plan(self.name, roots, self.at.constants, self.at.origins, self.at.dtype, inputs)
         plan = plan.with_roots(roots)
-        return Lowered(plan, self._notes(), tuple(root for root, _ in roots))
+        return Lowered(plan, self._notes(), tuple(root for root, _ in roots), self.opaques)
 
     def _placeholder(self, node: fx.Node, spec: Any) -> Any:
         if spec.kind == InputKind.USER_INPUT:
-            shape = node.meta["val"].shape
-            dims = usual_names(len(shape))
-            axes = tuple(Axis(str(n), int(e)) for n, e in zip(dims[1:], shape[1:], strict=True))
-            scan = Scan(self._label(node), axes)
+            dims = usual_names(node.meta["val"].dim())
+            scan = Scan(self._label(node), _axes(dims, node.meta["val"]))
             self.at.origins[scan] = Origin("", "input")
             return Value(scan, dims)
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
@@ -149,10 +191,64 @@ class _Lowering:
 
     def _constant(self, name: str, tensor: Tensor) -> Constant:
         tensor = tensor.detach()
-        if tensor.dtype in _HALF:
+        if tensor.dtype in HALF:
             self.half.add(tensor.dtype)
             tensor = tensor.float()
         return Constant(name, tensor)
+
+    def _try(self, node: fx.Node) -> Any:
+        """The node's result; where it cannot be lowered and is only noted, one of its shape."""
+        try:
+            return self._call(node)
+        except UnsupportedOperator as error:
+            tags = getattr(node.target, "tags", ())
+            if self.refused is None or torch.Tag.nondeterministic_seeded in tags:
+                raise
+            self.refused[node] = error.message
+        found = node.meta.get("val")
+        if isinstance(found, (tuple, list)):
+            return tuple(self._stand_in(f"{node.name}.{k}", v) for k, v in enumerate(found))
+        return self._stand_in(node.name, found)
+
+    def _stand_in(self, name: str, tensor: Any) -> Value | None:
+        dims = self._dims(tensor)
+        return None if dims is None else Value(Scan(name, _axes(dims, tensor)), dims)
+
+    def _dims(self, tensor: Any) -> tuple[Dim, ...] | None:
+        """Axes of a tensor that torch computed; None where a relation cannot hold it."""
+        if not isinstance(tensor, Tensor) or tensor.dtype.is_complex or not tensor.dim():
+            return None
+        fixed = all(isinstance(n, int) for n in tensor.shape)
+        return usual_names(tensor.dim()) if fixed and tensor.shape[0] == self.at.batch else None
+
+    def _opaque(self, subgraph: Subgraph) -> None:
+        """Opaque nodes for what the rest of the graph reads of a subgraph."""
+        first = next(iter(subgraph.reasons))
+        self.at.enter(first)
+        constants = {n: v for n in subgraph.inputs if isinstance(v := self.known[n], Constant)}
+        values = [self._resolve(n) for n in subgraph.inputs if n not in constants]
+        for value in values:
+            if not isinstance(value, Value) or BATCH not in value.dims:
+                self.at.unsupported("it reads what has no batch of images")
+        at = [value.dims.index(BATCH) for value in values]
+        call = TorchCall(subgraph, constants, at, self.at.batch, self.at.dtype)
+        if reason := call.examine():
+            self.at.unsupported(reason)
+        name = f"torch_{first.name}"
+        self.opaques[name] = call
+        self.told.append(
+            f"torch runs {', '.join(call.operators)} in {self.at.place()}, which has no relational "
+            "form: every value is computed for every query there and from there on"
+        )
+        args = tuple(as_tensor_shaped(value) for value in values)
+        for index, node in enumerate(subgraph.outputs):
+            tensor = node.meta["val"]
+            dims = self._dims(tensor)
+            self.known[node] = None
+            if dims is not None:
+                made = Opaque(args, name, index, _axes(dims, tensor))
+                self.at.record(", ".join(call.operators), made)
+                self.known[node] = Value(made, dims)
 
     def _call(self, node: fx.Node) -> Any:
         if node.target is operator.getitem:
@@ -183,6 +279,8 @@ class _Lowering:
         found = self.known[node]
         if found is None:
             source, index = node.args if node.target is operator.getitem else (node, 0)
+            if self.refused is not None and isinstance(source, fx.Node):
+                self.refused.setdefault(source, "another operator reads a result of it")
             what = f"result {index} of {getattr(source, 'target', source)}"
             self.at.unsupported(f"it reads {what}, which has no relational form")
         return found
@@ -201,7 +299,7 @@ class _Lowering:
         args, kwargs = pytree.tree_map(
             tensor, (args, kwargs), is_leaf=lambda v: isinstance(v, Constant)
         )
-        if kwargs.get("dtype") in _HALF:
+        if kwargs.get("dtype") in HALF:
             kwargs["dtype"] = torch.float32
         with torch.no_grad():
             result = target(*args, **kwargs)
@@ -253,7 +351,14 @@ class _Lowering:
 
     def _notes(self) -> tuple[str, ...]:
         kinds = sorted(str(t).removeprefix("torch.") for t in self.half)
-        return tuple(f"{kind} weights are computed in {self.at.dtype}" for kind in kinds)
+        converted = (f"{kind} weights are computed in {self.at.dtype}" for kind in kinds)
+        return (*converted, *self.told)
+
+
+def _axes(dims: tuple[Dim, ...], tensor: Tensor) -> tuple[Axis, ...]:
+    """Axes of a tensor's dimensions but the batch."""
+    pairs = zip(dims[1:], tensor.shape[1:], strict=True)
+    return tuple(Axis(str(name), int(extent)) for name, extent in pairs)
 
 
 def _output_names(program: ExportedProgram, count: int) -> list[str]:
