@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,15 +23,17 @@ from kqo.ir.plan import Plan
 from kqo.ir.schema import shape
 from kqo.lang.ruleset import RuleSet, load_rules
 from kqo.options import Options
+from kqo.planner.calibrate import current_rates
 from kqo.planner.choose import Chooser
 from kqo.planner.physical import PhysicalPlan
-from kqo.planner.calibrate import current_rates
 from kqo.planner.rates import REFERENCE
 from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
 from kqo.rewrite.trace import Trace
 from kqo.runtime import planfile
 from kqo.runtime.engine import Engine, Progress
+from kqo.runtime.planfile_checks import printable
+from kqo.runtime.progress import ProgressBar
 from kqo.runtime.result import Result
 from kqo.runtime.timing import Timings
 from kqo.workloads import Occlusion, Placed, Regions, from_dict
@@ -261,7 +263,7 @@ class CompiledPlan:
         began = time.perf_counter()
         answers = []
         total = len(images) * len(self.placed)
-        with _Bar(self.options.progress, total, progress) as bar:
+        with ProgressBar(self.options.progress, total, progress) as bar:
             for number, inputs in enumerate(images):
                 bar.start(number * len(self.placed))
                 answers.append(engine.run(inputs, bar.update))
@@ -386,37 +388,6 @@ def _as_array(value: Any) -> Values:
     return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
-class _Bar:
-    """A progress bar on stderr, or the caller's function."""
-
-    def __init__(self, wanted: bool | None, total: int, given: Progress | None) -> None:
-        self.given = given
-        self.total = total
-        self.base = 0
-        self.bar: Any = None
-        show = sys.stderr.isatty() if wanted is None else wanted
-        if given is None and show:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, unit="query", file=sys.stderr, leave=False)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def start(self, base: int) -> None:
-        self.base = base
-
-    def update(self, done: int, _: int) -> None:
-        if self.given is not None:
-            self.given(self.base + done, self.total)
-        elif self.bar is not None:
-            self.bar.update(self.base + done - self.bar.n)
-
-
 def compile(
     model: nn.Module | ExportedProgram | str | PathLike[str],
     inputs: tuple[Tensor, ...] | None,
@@ -470,26 +441,33 @@ def compile(
 def load(path: str | PathLike[str]) -> CompiledPlan:
     """Read a plan file written by :meth:`CompiledPlan.save`. Needs no torch.
 
+    Threads and memory that the options ask for are cut down to what this machine has.
+
     Raises:
-        PlanFileError: not a plan file, one of another version, or a damaged one.
+        PlanFileError: not a plan file, one of another version, or a damaged one; or it needs the
+            user's own rules, and they are not where they were.
     """
-    from kqo.errors import KqoError, PlanFileError
+    from kqo.errors import PlanFileError
 
     stored = planfile.load(path)
     about: Mapping[str, Any] = stored.about
     try:
         workload = from_dict(about["workload"])
-        options = Options(**about["options"])
+        options = Options.from_dict(about["options"]).on_this_machine()
         given = about["preprocess"]
         preprocess = None if given is None else Preprocess.from_dict(given)
-        return CompiledPlan(
+        plan = CompiledPlan(
             stored.plan,
             workload,
             options,
             preprocess,
-            notes=tuple(about["notes"]),
-            normalized_by=tuple(about["normalized_by"]),
+            notes=tuple(map(printable, about["notes"])),
+            normalized_by=tuple(map(printable, about["normalized_by"])),
         )
-    except (KqoError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise PlanFileError(f"{path}: damaged ({reason})") from None
+    except Exception as error:
+        # Values that a hostile file makes up fail in ways that nobody lists.
+        raise PlanFileError(f"{path}: damaged ({planfile.reason(error)})") from None
+    missing = [folder for folder in options.rules if not Path(folder).is_dir()]
+    if missing:
+        raise PlanFileError(f"{path}: needs the rules of {missing[0]}, which is not there")
+    return plan

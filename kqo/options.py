@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from os import PathLike, fspath
 from types import MappingProxyType
 from typing import Any
@@ -38,6 +39,20 @@ def parse_memory(given: object) -> int:
     if count < 1:
         raise ArgumentError("memory", repr(given), _MEMORY_ACCEPTED)
     return int(count)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def physical_memory() -> int:
+    """Bytes of memory that this machine has; 64 GiB where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 64 << 30
 
 
 def _is_int(given: object) -> bool:
@@ -135,6 +150,15 @@ class Options:
             "without": list(self.without),
             "rules": list(self.rules),
         }
+
+    def on_this_machine(self) -> Options:
+        """The same with no more threads and memory than this machine has."""
+        threads, memory = self.threads, self.memory_bytes
+        return replace(
+            self,
+            threads=None if threads is None else min(threads, available_cores()),
+            memory=None if memory is None else min(memory, physical_memory()),
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Options:

@@ -15,6 +15,8 @@ from kqo.errors import ArgumentError
 
 CHANNELS = ("rgb", "bgr", "gray")
 OUTPUTS = ("logits", "probabilities")
+LARGEST = 1 << 16
+"""Pixels: a size from a file must not fill the memory."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -51,12 +53,15 @@ class Preprocess:
     outputs: str = "logits"
 
     def __post_init__(self) -> None:
-        size = _numbers("size", self.size, (2,), "(height, width), whole numbers from 1")
-        if not all(n == int(n) >= 1 for n in size):
-            raise ArgumentError("size", self.size, "(height, width), whole numbers from 1")
+        accepted = f"(height, width), whole numbers from 1 to {LARGEST}"
+        size = _numbers("size", self.size, (2,), accepted)
+        if not all(1 <= n <= LARGEST and n == int(n) for n in size):
+            raise ArgumentError("size", self.size, accepted)
         object.__setattr__(self, "size", tuple(map(int, size)))
-        if self.resize is not None and (not isinstance(self.resize, int) or self.resize < 1):
-            raise ArgumentError("resize", repr(self.resize), "a whole number from 1, or None")
+        resize = self.resize
+        if resize is not None and not (isinstance(resize, int) and 1 <= resize <= LARGEST):
+            accepted = f"a whole number from 1 to {LARGEST}, or None"
+            raise ArgumentError("resize", repr(resize), accepted)
         if self.channels not in CHANNELS:
             raise ArgumentError("channels", repr(self.channels), ", ".join(CHANNELS))
         count = 1 if self.channels == "gray" else 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from kqo.ir.nodes import Overlay
 from kqo.ir.plan import Array
 from kqo.ir.region import Region as SymbolicRegion
 from kqo.ir.schema import names, shape
+from kqo.options import available_cores
 from kqo.planner.physical import PhysicalPlan, Step, Table
 from kqo.runtime import blas
 from kqo.runtime.bind import Binder, Bound, natural_reads
@@ -26,6 +26,7 @@ from kqo.runtime.patch import PatchRows
 from kqo.runtime.plain import layout, plain
 from kqo.runtime.rows import PADDING_ROWS, ZERO, Region, everything, lookup
 from kqo.runtime.timing import Timings
+from kqo.runtime.slots import Arena, pack, unpinned
 from kqo.runtime.workspace import Workspace
 
 Values = NDArray[Any]
@@ -71,13 +72,14 @@ class Engine:
         self.source = source
         self.changed = with_untouched(changed)
         self.queries = next(iter(self.changed.values())).queries
-        self.workers = threads or len(os.sched_getaffinity(0))
+        self.workers = min(threads or available_cores(), self.queries)
         if any(not s.delta and not s.once for s in plan.steps):
             self.workers = 1  # a view that is recomputed per batch cannot be shared by workers
         self._lock = threading.Lock()
         self._timings: Timings | None = None
         self._bind_regions()
-        self.batch = batch or self._choose_batch(memory or DEFAULT_MEMORY)
+        self.spans = unpinned(plan, self.boxes)
+        self.batch = min(batch or self._choose_batch(memory or DEFAULT_MEMORY), self.queries)
         self.batches = [
             slice(a, min(a + self.batch, self.queries)) for a in range(0, self.queries, self.batch)
         ]
@@ -108,9 +110,13 @@ class Engine:
             if key not in rows:
                 rows[key] = project(bind(table.region, self.changed, known), own)
                 for other in rows.values():
-                    if other.axes == own and other.lo.shape == rows[key].lo.shape and (
-                        np.array_equal(other.lo, rows[key].lo)
-                        and np.array_equal(other.hi, rows[key].hi)
+                    if (
+                        other.axes == own
+                        and other.lo.shape == rows[key].lo.shape
+                        and (
+                            np.array_equal(other.lo, rows[key].lo)
+                            and np.array_equal(other.hi, rows[key].hi)
+                        )
                     ):
                         rows[key] = other
                         break
@@ -121,13 +127,22 @@ class Engine:
         pad = (-len(volume)) % batch
         return int(np.pad(volume, (0, pad)).reshape(-1, batch).sum(axis=1).max())
 
+    def _arena(self, batch: int) -> Arena:
+        """Memory of one worker for the tables whose delta rows are only read in place."""
+        tables = self.plan.tables
+        return pack(
+            self.spans, {t: self._capacity(t, batch) * tables[t].columns for t in self.spans}
+        )
+
     def _choose_batch(self, memory: int) -> int:
         itemsize = np.dtype(self.plan.dtype).itemsize
         for size in BATCHES:
             if size > max(1, -(-self.queries // self.workers)):
                 continue
-            held = sum(
-                self._capacity(t, size) * self.plan.tables[t].columns for t in self.boxes
+            held = self._arena(size).size + sum(
+                self._capacity(t, size) * self.plan.tables[t].columns
+                for t in self.boxes
+                if t not in self.spans
             )
             if held * itemsize * self.workers <= memory:
                 count = -(-self.queries // size)
@@ -142,7 +157,7 @@ class Engine:
         self.slots: list[dict[int, int]] = [{} for _ in range(self.workers)]
         for table in self.plan.tables:
             rows = PADDING_ROWS + (table.rows if table.view else 0)
-            if table.id in self.boxes:
+            if table.id in self.boxes and table.id not in self.spans:
                 capacity = self._capacity(table.id, self.batch)
                 for worker in range(self.workers):
                     self.slots[worker][table.id] = rows
@@ -153,15 +168,30 @@ class Engine:
             if table.view and table.name in self.plan.constants:
                 self._fill(table, self.plan.constants[table.name])
         self.workspaces = [Workspace(dtype) for _ in range(self.workers)]
+        arena = self._arena(self.batch)
+        self.arenas = [np.empty(arena.size, dtype=dtype) for _ in range(self.workers)]
+        self.rows = [self._rows_of(w, arena) for w in range(self.workers)]
         self._views: dict[int, Bound] = {}
         self._allocated = True
+
+    def _rows_of(self, worker: int, arena: Arena) -> list[Values]:
+        """The buffers as one worker sees them: with its own rows of the tables in the arena."""
+        found = list(self.buffers)
+        for table, offset in arena.offsets.items():
+            columns = self.plan.tables[table].columns
+            rows = self._capacity(table, self.batch)
+            part = self.arenas[worker][offset : offset + rows * columns]
+            found[table] = part.reshape(rows, columns)
+            self.slots[worker][table] = 0
+        return found
 
     @property
     def nbytes(self) -> int:
         """Bytes of rows and scratch held, without the constants."""
         if not self._allocated:
             return 0
-        return sum(b.nbytes for b in self.buffers) + sum(w.nbytes for w in self.workspaces)
+        held = [*self.buffers, *self.arenas, *self.workspaces]
+        return sum(a.nbytes for a in held)
 
     def _fill(self, table: Table, value: Array) -> None:
         """Write a whole relation, shaped as its axes, into the table's view rows."""
@@ -223,7 +253,7 @@ class Engine:
             if id(boxes) not in shared:
                 shared[id(boxes)] = Region(self.plan.tables[table].positions, boxes.select(batch))
             regions[table] = shared[id(boxes)]
-        binder = Binder(self.plan.tables, self.buffers, regions, self.slots[worker])
+        binder = Binder(self.plan.tables, self.rows[worker], regions, self.slots[worker])
         workspace = self.workspaces[worker]
         timings = self._timings
         began = at = time.thread_time()

@@ -1,8 +1,9 @@
 """Plan files: a compiled plan as data, never code.
 
 A ``.kqo`` file is a safetensors file. Its tensors are the plan's constants; its metadata holds the
-normalized logical plan as text, and workload, options, preprocessing and output names as JSON, with the
-format's version and a checksum over all of it. Loading parses, checks and plans again for this machine.
+normalized logical plan as text, and as JSON the workload, options, preprocessing, names of inputs
+and origins of nodes, with the format's version and a checksum over all of it. Loading parses,
+checks and plans again for this machine.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from kqo.errors import KqoError, PlanFileError
-from kqo.ir.plan import Array, Plan
+from kqo.errors import PlanError, PlanFileError
+from kqo.ir.nodes import Node, Opaque
+from kqo.ir.plan import Array, Origin, Plan
 from kqo.ir.text import format_plan, parse_plan
 from kqo.ir.verify import verify
+from kqo.runtime.planfile_checks import check_plan, check_text, printable
 
 FORMAT = "kqo-plan"
 VERSION = 1
@@ -32,7 +35,7 @@ class Stored:
     """What a plan file holds.
 
     Attributes:
-        plan: the normalized logical plan with its constants.
+        plan: the normalized logical plan with its constants and origins.
         about: workload, options, preprocessing and other plain values, by name.
     """
 
@@ -40,7 +43,8 @@ class Stored:
     about: Mapping[str, Any]
 
 
-def _checksum(plan: str, about: str, constants: Mapping[str, Array]) -> str:
+def checksum(plan: str, about: str, constants: Mapping[str, Array]) -> str:
+    """A digest of everything that a plan file says: SHA-256, in hexadecimal."""
     digest = hashlib.sha256()
     for part in (plan, about):
         digest.update(hashlib.sha256(part.encode()).digest())
@@ -53,18 +57,29 @@ def _checksum(plan: str, about: str, constants: Mapping[str, Array]) -> str:
 
 
 def save(path: str | os.PathLike[str], stored: Stored) -> None:
-    """Write a plan file; an existing one is replaced only once the new one is complete."""
+    """Write a plan file; an existing one is replaced only once the new one is complete.
+
+    Raises:
+        PlanFileError: the plan has a part that torch runs, which is no data, or names that a file
+            cannot hold.
+    """
     from safetensors.numpy import save_file
 
-    constants = {n: np.ascontiguousarray(v) for n, v in stored.plan.constants.items()}
-    values = {**stored.about, "inputs": list(stored.plan.inputs)}
-    text, about = format_plan(stored.plan), json.dumps(values, sort_keys=True)
+    plan = stored.plan
+    _check_saved(plan, os.fspath(path))
+    constants = {n: np.ascontiguousarray(v) for n, v in plan.constants.items()}
+    values = {
+        **stored.about,
+        "inputs": list(plan.inputs),
+        "origins": [_packed(plan.origins.get(node)) for node in plan.nodes()],
+    }
+    text, about = format_plan(plan), json.dumps(values, sort_keys=True)
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
         "plan": text,
         "about": about,
-        "checksum": _checksum(text, about, constants),
+        "checksum": checksum(text, about, constants),
     }
     target = Path(path)
     handle, temporary = tempfile.mkstemp(dir=target.absolute().parent, suffix=".part")
@@ -77,17 +92,63 @@ def save(path: str | os.PathLike[str], stored: Stored) -> None:
         raise
 
 
+def _check_saved(plan: Plan, name: str) -> None:
+    opaque = [node for node in plan.nodes() if isinstance(node, Opaque)]
+    if opaque:
+        parts = ", ".join(sorted({_place(node, plan.origins.get(node)) for node in opaque}))
+        raise PlanFileError(
+            f"{name}: a plan file is data, and torch runs a part of this plan: {parts}",
+            hint="Options(strict=True) says why when the model is compiled",
+        )
+    try:
+        check_plan(plan)
+    except PlanError as error:
+        raise PlanFileError(f"{name}: {error}") from None
+
+
+def _place(node: Opaque, origin: Origin | None) -> str:
+    where = " ".join(part for part in (origin.layer, origin.source) if part) if origin else ""
+    return f"{node.name} ({where})" if where else node.name
+
+
+def _packed(origin: Origin | None) -> list[str] | None:
+    if origin is None:
+        return None
+    return [printable(part) for part in (origin.layer, origin.kind, origin.source)]
+
+
 def load(path: str | os.PathLike[str]) -> Stored:
     """Read a plan file.
 
     Raises:
         PlanFileError: not a plan file, one of another version, or a damaged one.
     """
-    from safetensors import SafetensorError, safe_open
-
     name = os.fspath(path)
     if not Path(name).is_file():
         raise PlanFileError(f"{name}: no such file", hint="kqo compile MODEL -o F.kqo makes one")
+    metadata, constants = _read(name)
+    try:
+        text, about = metadata["plan"], metadata["about"]
+        if checksum(text, about, constants) != metadata["checksum"]:
+            raise PlanFileError(f"{name}: damaged: the checksum does not match")
+        values = json.loads(about)
+        return Stored(_plan(text, constants, values, name), values)
+    except PlanFileError:
+        raise
+    except Exception as error:
+        # Whatever a hostile file makes the readers of its parts trip over, it is the file's fault.
+        raise PlanFileError(f"{name}: damaged ({reason(error)})") from None
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one short line."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= 300 else f"{said[:300]}..."
+
+
+def _read(name: str) -> tuple[Mapping[str, str], dict[str, Array]]:
+    from safetensors import safe_open
+
     try:
         with safe_open(name, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -99,21 +160,23 @@ def load(path: str | os.PathLike[str]) -> Stored:
                     f"{name}: version {given} of the format; this kqo reads version {VERSION}",
                     hint="compile the model again",
                 )
-            constants = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError, UnicodeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise PlanFileError(f"{name}: damaged, or not a plan file ({reason})") from None
-    try:
-        text, about = metadata["plan"], metadata["about"]
-        if _checksum(text, about, constants) != metadata["checksum"]:
-            raise PlanFileError(f"{name}: damaged: the checksum does not match")
-        plan = parse_plan(text, constants, file=name)
-        verify(plan)
-        values = json.loads(about)
-        plan = replace(plan, inputs=tuple(map(str, values.pop("inputs"))))
+            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except PlanFileError:
         raise
-    except (KqoError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise PlanFileError(f"{name}: damaged ({reason})") from None
-    return Stored(plan, values)
+    except Exception as error:
+        raise PlanFileError(f"{name}: damaged, or not a plan file ({reason(error)})") from None
+
+
+def _plan(text: str, constants: dict[str, Array], values: dict[str, Any], name: str) -> Plan:
+    check_text(text)
+    plan = parse_plan(text, constants, file=name)
+    verify(plan)
+    plan = replace(plan, inputs=tuple(values.pop("inputs")))
+    check_plan(plan)
+    nodes, origins = list(plan.nodes()), values.pop("origins")
+    found: dict[Node, Origin] = {}
+    for node, given in zip(nodes, origins, strict=True):
+        if given is not None:
+            layer, kind, source = given
+            found[node] = Origin(printable(layer), printable(kind), printable(source))
+    return replace(plan, origins=found)

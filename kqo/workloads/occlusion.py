@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from kqo.workloads.placed import Ints, Placed
 from kqo.workloads.regions import Regions
 
 Steps = int | tuple[int, ...]
+MOST_WINDOWS = 1 << 24
 _STEPS = "a whole number from 1, or a tuple of them, one for each of the last axes"
 
 
@@ -167,6 +169,9 @@ class Occlusion:
     def _on_grid(
         self, moved: tuple[int, ...], grid: tuple[int, ...], stride: tuple[int, ...]
     ) -> tuple[Ints, Ints | None]:
+        if math.prod(grid) > MOST_WINDOWS:
+            accepted = f"a stride for at most {MOST_WINDOWS} windows on an input of extents {moved}"
+            raise ArgumentError("stride", repr(self.stride), accepted)
         steps = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), axis=-1)
         starts = steps.reshape(-1, len(grid)).astype(np.int64) * np.array(stride)
         cells = np.arange(len(starts), dtype=np.int64)
