@@ -1,4 +1,4 @@
-"""Fills the templates of ``codegen/cuda``: a physical plan becomes CUDA kernels and their launches."""
+"""Fills the templates of ``codegen/cuda``: from a physical plan to CUDA kernels and launches."""
 
 from __future__ import annotations
 

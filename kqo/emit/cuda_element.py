@@ -1,4 +1,4 @@
-"""Element by element: the plain implementation of every node in CUDA, patches, and whole outputs."""
+"""Element by element: every node's plain implementation in CUDA, patches, and whole outputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from kqo.errors import PlanError
 from kqo.ir.equations import Condition, equal
 from kqo.ir.nodes import Const, Domain, Group, Join, Map, Node, Overlay, Physical, Rekey, Union
 from kqo.ir.physical import stands_for
-from kqo.ir.scalar import V
+from kqo.ir.scalar import Expr, V
 from kqo.ir.schema import Axes, features, shape, size, without_query
 from kqo.ir.window import roles
 from kqo.planner.physical import Table
@@ -67,7 +67,8 @@ def plain(writing: Writing) -> None:
     """The plain implementation of a step's node, whatever it is."""
     step, node = writing.step, writing.step.node
     frame = writing.frame()
-    tail, operands = V, []
+    tail: Expr = V
+    operands: list[tuple[Node, int | None]] = []
     if isinstance(node, Physical):
         tail = node.tail
         operands = [] if node.form == "concat" else operands_of(step)
@@ -122,7 +123,9 @@ def _group(writing: Writing, frame: Frame, node: Group | Join) -> list[str]:
         row = frame.finder(step.sources[0], window.reads, known, missing, "row_of_left")
         lines.append("    " * depth + f"const int left_row = {row};")
         if agg:
-            lines.append("    " * depth + f"if (left_row < {PADDING_ROWS}) continue;" if depth else "")
+            lines.append(
+                "    " * depth + f"if (left_row < {PADDING_ROWS}) continue;" if depth else ""
+            )
     if join is not None and step.sources[1] is not None:
         right = writing.plan.tables[step.sources[1]]
         reads = natural(join.right.schema)
@@ -233,6 +236,7 @@ def _element(
     table: int | None,
     axes: Axes,
     prefix: str,
+    *,
     name: str = "left",
 ) -> str:
     """The value of a table at keys that C variables of this prefix hold."""
@@ -258,10 +262,10 @@ def _union(writing: Writing, frame: Frame, node: Union) -> list[str]:
         prefix = f"part{i}_"
         end = offset + (dict(axes)[node.axis] or 0)
         declared = [
-            f"const int {prefix}{a.name} = {at(a.name)}{f' - {offset}' if a.name == node.axis else ''};"
+            f"const int {prefix}{a.name} = {at(a.name)} - {offset if a.name == node.axis else 0};"
             for a in axes
         ]
-        value = _element(writing, frame, table, axes, prefix, f"part{i}")
+        value = _element(writing, frame, table, axes, prefix, name=f"part{i}")
         lines += [
             f"{'else ' if i else ''}if ({at(node.axis)} < {end}) {{",
             *(f"    {line}" for line in declared),
@@ -314,7 +318,7 @@ def _vector(writing: Writing, frame: Frame, node: Node) -> str:
 
 
 def root(writing: Writing, name: str, table: int, axes: Axes) -> None:
-    """Whole relations of a batch's queries, written where the results of all queries are collected."""
+    """Whole relations of a batch's queries, written among the results of all queries."""
     about = writing.plan.tables[table]
     out = Table(-1, name, axes, False, None)
     frame = Frame(writing.plan, writing.shapes, out, varies=True)
@@ -323,7 +327,7 @@ def root(writing: Writing, name: str, table: int, axes: Axes) -> None:
     buffer = frame.read_buffer(table, "left")
     keys = {a.name: at(a.name) for a in axes}
     row = _row(frame, about, keys, "row_of")
-    wide = size(axes)
+    wide, column = size(axes), _column(about.features, keys)
     text = render(
         "element",
         name=NAME,
@@ -335,7 +339,7 @@ def root(writing: Writing, name: str, table: int, axes: Axes) -> None:
         count=f"{state}[1]",
         prologue=frame.setup,
         decode=indented(["const int q = row;", "(void)q;", *split("n", axes)], 1),
-        body=f"    v = {buffer}[(long long)({row}) * {about.columns} + {_column(about.features, keys)}];",
+        body=f"    v = {buffer}[(long long)({row}) * {about.columns} + {column}];",
         target=result,
         place=f"((long long){state}[0] + row) * WIDE + n",
         finish="v",

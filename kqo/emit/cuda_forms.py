@@ -14,7 +14,16 @@ from kqo.emit.cuda_rows import (
     natural,
     split,
 )
-from kqo.emit.cuda_step import NAME, THREADS, Epilogue, Writing, epilogue, indented, operands_of, render
+from kqo.emit.cuda_step import (
+    NAME,
+    THREADS,
+    Epilogue,
+    Writing,
+    epilogue,
+    indented,
+    operands_of,
+    render,
+)
 from kqo.ir.equations import equal
 from kqo.ir.nodes import Physical
 from kqo.ir.schema import names, shape
@@ -50,8 +59,8 @@ def _rows(
         writing: the step.
         frame: of its kernel.
         finish: its epilogue, whose rows follow the other reads.
-        reads: what is read: the row as C, after statements that it needs; the first ``taps`` reads are
-            one.
+        reads: what is read: the row as C, after statements that it needs; the first ``taps`` reads
+            are one.
         body: statements that leave the value in v.
         vector: neighbouring columns per thread.
         taps: how many reads the first one stands for; ``j`` is the tap.
@@ -63,9 +72,7 @@ def _rows(
         last = taps + i
         head = f"{'else ' if i else ''}if (j < {last}) {{"
         branches += [head, *(f"    {line}" for line in before), f"    found = {row};", "}"]
-    rows = {
-        j: f"own[{taps + len(reads) - 1 + i}]" for i, j in enumerate(finish.rows)
-    }
+    rows = {j: f"own[{taps + len(reads) - 1 + i}]" for i, j in enumerate(finish.rows)}
     block_rows, across = _sizes(out.columns, vector, total)
     decode, count, target = frame.decode(), frame.count, frame.target
     frame.functions.append(finish.function())
@@ -128,9 +135,7 @@ def taps(writing: Writing) -> None:
         padding_rows=PADDING_ROWS,
     )
     before = split("j", window.taps)
-    _rows(
-        writing, frame, finish, [(row, before)], body=body, vector=vector, taps=window.tap_count
-    )
+    _rows(writing, frame, finish, [(row, before)], body=body, vector=vector, taps=window.tap_count)
 
 
 def _additive(writing: Writing, frame: Frame, window: Window) -> bool:
@@ -168,9 +173,7 @@ def _write_additive(writing: Writing, frame: Frame, window: Window) -> None:
     sums = frame.param("scratch", key, "const float* __restrict__", "sums")
     region = frame.boxes(delta.region, delta.boxes, rank)
     known = {a.name: f"at{i}" for i, a in enumerate(source.positions)}
-    lookup = frame.finder(
-        source.id, natural(source.axes), known, ZERO, "row_of", moved=True
-    )
+    lookup = frame.finder(source.id, natural(source.axes), known, ZERO, "row_of", moved=True)
     finish = epilogue(writing, frame, operands_of(step), node.tail)
     decode = frame.decode()
     frame.functions.append(finish.function())
@@ -282,9 +285,7 @@ def concat(writing: Writing) -> None:
     for i, part in enumerate(parts):
         buffer = frame.read_buffer(part.id, f"part{i}")
         name = f"row_of_part{i}"
-        reads.append(
-            (frame.finder(part.id, natural(part.axes), writing.known(), ZERO, name), [])
-        )
+        reads.append((frame.finder(part.id, natural(part.axes), writing.known(), ZERO, name), []))
         body.append(f"{'else ' if i else ''}if (n < {first + part.columns}) {{")
         lines = _read(buffer, f"own[{i}]", part.columns, f"(n - {first})", vector)
         body += [*(f"    {line}" for line in lines), "}"]

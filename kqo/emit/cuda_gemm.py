@@ -16,10 +16,10 @@ from kqo.emit.cuda_step import (
     operands_of,
     render,
 )
-from kqo.ir.winograd import matrices
 from kqo.ir.nodes import Physical
 from kqo.ir.schema import Axis, shape, size
-from kqo.ir.window import roles
+from kqo.ir.window import roles, tiling
+from kqo.ir.winograd import matrices
 
 SLAB = 16
 MOST_TAPS = 128
@@ -49,8 +49,8 @@ class Tile:
 def tile_for(wide: int, taps: int, positions: int) -> Tile:
     """The tile for a product with so many columns and taps.
 
-    A relation with one position per query has few rows and gets smaller tiles, so that there are more
-    blocks; many taps need room for their row numbers.
+    A relation with one position per query has few rows and gets smaller tiles, so that there are
+    more blocks; many taps need room for their row numbers.
     """
     few = positions == 1 and wide <= 2048
     if wide <= 32:
@@ -168,56 +168,84 @@ def gather_gemm(writing: Writing) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Winograd's method on a window over two positions.
+
+    Attributes:
+        outputs: of a tile along both axes.
+        taps: of the window along both axes.
+        extent: the tiles that a launch covers.
+    """
+
+    outputs: tuple[int, int]
+    taps: tuple[int, int]
+    extent: Extent
+
+    @property
+    def edges(self) -> tuple[int, int]:
+        """Inputs of a tile, and points, along both axes."""
+        (my, mx), (ry, rx) = self.outputs, self.taps
+        return my + ry - 1, mx + rx - 1
+
+    def lines(self, which: int, axis: int) -> list[str]:
+        """A transform along an axis as C: of outputs (0) or of inputs (2)."""
+        matrix = matrices(self.outputs[axis], self.taps[axis])[which]
+        return cuda_layout.transform_lines(matrix, "d")
+
+
 def winograd(writing: Writing) -> None:
-    """A dense 3x3 window by minimal filtering: transform, one product per point, transform back."""
+    """A dense window by minimal filtering: transform, one product per point, transform back."""
     step, node = writing.step, writing.step.node
     assert isinstance(node, Physical) and step.sources[0] is not None
     delta = writing.shapes.deltas[step.table] if step.delta else None
-    m, edge = node.tile, node.tile + 2
     out = writing.plan.tables[step.table]
-    if delta is None:
-        down, across = (-(-e // m) for e in shape(out.positions))
-        tiles = Extent(fixed=down * across)
-    else:
-        tiles = Extent(region=delta.region, tiles=True)
-        writing.into.tiled[delta.region] = m
     window = roles(node)
+    (my, ry), (mx, rx) = tiling(window, node.tile)
+    if delta is None:
+        y, x = shape(out.positions)
+        extent = Extent(fixed=-(-y // my) * -(-x // mx))
+    else:
+        extent = Extent(tiling=writing.into.tiling(delta.region, (my, mx)))
+    tiles = Tiling((my, mx), (ry, rx), extent)
     deep, wide = size(window.left_features), size(window.columns)
+    points = tiles.edges[0] * tiles.edges[1]
     for name, columns in (("transformed", deep), ("products", wide)):
-        key = (name, tiles)
-        floats = max(edge * edge * columns, getattr(writing.into.scratch.get(key), "floats", 0))
-        writing.into.scratch[key] = Scratch(name, tiles, floats)
-    _input(writing, tiles, m, deep)
-    _products(writing, tiles, edge * edge, deep, wide)
-    _output(writing, tiles, m, wide)
+        key = (name, extent)
+        floats = max(points * columns, getattr(writing.into.scratch.get(key), "floats", 0))
+        writing.into.scratch[key] = Scratch(name, extent, floats)
+    _input(writing, tiles, deep)
+    _products(writing, tiles, points, deep, wide)
+    _output(writing, tiles, wide)
 
 
-def _tile_counts(writing: Writing, frame: Frame, tiles: Extent) -> tuple[str, str]:
+def _tile_counts(frame: Frame, extent: Extent) -> tuple[str, str]:
     """Number of tiles, and the stride between points, in C."""
-    if tiles.region < 0:
-        return str(tiles.fixed), f"{tiles.fixed}ll"
-    count = f"{frame.ints('tile_count', tiles.region, 'count')}[0]"
-    return count, f"(long long){frame.param('stride', tiles.region, 'int', 'stride')}"
+    if extent.tiling < 0:
+        return str(extent.fixed), f"{extent.fixed}ll"
+    count = f"{frame.ints('tile_count', extent.tiling, 'count')}[0]"
+    return count, f"(long long){frame.param('stride', extent.tiling, 'int', 'stride')}"
 
 
-def _tile_origin(writing: Writing, frame: Frame, m: int) -> list[str]:
+def _tile_origin(frame: Frame, tiles: Tiling) -> list[str]:
     """Statements that define q, the box and the first position of tile ``tile``."""
+    my, mx = tiles.outputs
     y, x = shape(frame.out.positions)
     if frame.delta is None:
-        across = -(-x // m)
+        across = -(-x // mx)
         return [
             "const int q = 0; (void)q;",
-            f"const int down = tile / {across} * {m}, right = tile % {across} * {m};",
+            f"const int down = tile / {across} * {my}, right = tile % {across} * {mx};",
             "const int start_y = 0, start_x = 0;",
             f"const int high = {y}, broad = {x};",
         ]
-    tiles = frame.param("tiles", frame.delta.region, "const int2* __restrict__", "tiles")
+    found = frame.param("tiles", tiles.extent.tiling, "const int2* __restrict__", "tiles")
     boxes = frame.boxes(frame.delta.region, frame.delta.boxes, 2)
     return [
-        f"const int q = {tiles}[tile].x / {frame.delta.boxes}; (void)q;",
-        f"const int* own_box = {boxes} + (long long){tiles}[tile].x * 6;",
-        f"const int across = (own_box[3] + {m - 1}) / {m};",
-        f"const int down = {tiles}[tile].y / across * {m}, right = {tiles}[tile].y % across * {m};",
+        f"const int q = {found}[tile].x / {frame.delta.boxes}; (void)q;",
+        f"const int* own_box = {boxes} + (long long){found}[tile].x * 5;",
+        f"const int across = (own_box[3] + {mx - 1}) / {mx}, local = {found}[tile].y;",
+        f"const int down = local / across * {my}, right = local % across * {mx};",
         "const int start_y = own_box[0], start_x = own_box[1];",
         "const int high = own_box[2], broad = own_box[3];",
     ]
@@ -231,22 +259,22 @@ def _blocks(columns: int) -> tuple[int, int]:
     return THREADS // across, across
 
 
-def _input(writing: Writing, tiles: Extent, m: int, deep: int) -> None:
+def _input(writing: Writing, tiles: Tiling, deep: int) -> None:
     frame = writing.frame()
     node, source = writing.step.node, writing.step.sources[0]
     assert isinstance(node, Physical) and source is not None
     window = roles(node)
-    edge = m + 2
-    wider = tuple(Axis(a.name, edge) for a in window.taps)
-    count, stride = _tile_counts(writing, frame, tiles)
+    edge_y, edge_x = tiles.edges
+    wide_taps = [e for e, r in zip(tiles.edges, tiles.taps, strict=True) if r > 1]
+    wider = tuple(Axis(a.name, e) for a, e in zip(window.taps, wide_taps, strict=True))
+    count, stride = _tile_counts(frame, tiles.extent)
     left = frame.read_buffer(source, "left")
     frame.param("scratch", "transformed", "float* __restrict__", "scratch")
     known = {**writing.known(), **{a.name: at(a.name) for a in wider}}
-    # Row r of tiles is no row r of the source: the finder must not take one for the other.
-    row = frame.finder(source, window.reads, known, 0, "row_of")
+    row = frame.finder(source, window.reads, known, 0, "row_of", moved=True)
     down, right = (at(a.name) for a in frame.out.positions)
     decode = [
-        *_tile_origin(writing, frame, m),
+        *_tile_origin(frame, tiles),
         "(void)high; (void)broad;",
         f"const int {down} = start_y + down, {right} = start_x + right;",
         *split("tap", wider),
@@ -259,9 +287,11 @@ def _input(writing: Writing, tiles: Extent, m: int, deep: int) -> None:
         tiles=per_block,
         across=across,
         deep=deep,
-        edge=edge,
+        edge_y=edge_y,
+        edge_x=edge_x,
         functions=frame.head,
-        input_lines=cuda_layout.transform_lines(matrices(m, 3)[2], "d"),
+        lines_y=tiles.lines(2, 0),
+        lines_x=tiles.lines(2, 1),
         signature=frame.signature,
         tile_count=count,
         prologue=frame.setup,
@@ -270,16 +300,16 @@ def _input(writing: Writing, tiles: Extent, m: int, deep: int) -> None:
         left=left,
         stride=stride,
     )
-    shared = 4 * per_block * edge * edge
-    writing.add(frame, "input", text, extent=tiles, per_block=per_block, shared=shared)
+    shared = 4 * per_block * edge_y * edge_x
+    writing.add(frame, "input", text, extent=tiles.extent, per_block=per_block, shared=shared)
 
 
-def _products(writing: Writing, tiles: Extent, points: int, deep: int, wide: int) -> None:
+def _products(writing: Writing, tiles: Tiling, points: int, deep: int, wide: int) -> None:
     frame = writing.frame()
     node = writing.step.node
     assert isinstance(node, Physical)
     tile = tile_for(wide, 1, 0)
-    count, stride = _tile_counts(writing, frame, tiles)
+    count, stride = _tile_counts(frame, tiles.extent)
     left = frame.param("scratch", "transformed", "const float* __restrict__", "left")
     out = frame.param("scratch", "products", "float* __restrict__", "out")
 
@@ -320,7 +350,7 @@ def _products(writing: Writing, tiles: Extent, points: int, deep: int, wide: int
         frame,
         "products",
         text,
-        extent=tiles,
+        extent=tiles.extent,
         shared=4 * tile.rows,
         shared_stage=tile.stage_bytes,
         per_block=tile.rows,
@@ -329,21 +359,22 @@ def _products(writing: Writing, tiles: Extent, points: int, deep: int, wide: int
     )
 
 
-def _output(writing: Writing, tiles: Extent, m: int, wide: int) -> None:
+def _output(writing: Writing, tiles: Tiling, wide: int) -> None:
     frame = writing.frame()
     node = writing.step.node
     assert isinstance(node, Physical)
-    count, stride = _tile_counts(writing, frame, tiles)
+    count, stride = _tile_counts(frame, tiles.extent)
     frame.param("scratch", "products", "const float* __restrict__", "products")
     target = frame.target
     finish = epilogue(writing, frame, operands_of(writing.step), node.tail)
     frame.functions.append(finish.function())
     reads = 1 + len(finish.rows)
     down, right = (at(a.name) for a in frame.out.positions)
-    start = f"own_box[4] + dy * broad + dx" if frame.delta else "dy * broad + dx"
+    my, mx = tiles.outputs
+    start = "own_box[4] + dy * broad + dx" if frame.delta else "dy * broad + dx"
     decode = [
-        *_tile_origin(writing, frame, m),
-        f"const int dy = down + i % {m * m} / {m}, dx = right + i % {m};",
+        *_tile_origin(frame, tiles),
+        f"const int dy = down + i % {my * mx} / {mx}, dx = right + i % {mx};",
         "const bool inside = dy < high && dx < broad;",
         f"const int row = {start};",
         f"const int {down} = start_y + dy, {right} = start_x + dx;",
@@ -358,12 +389,15 @@ def _output(writing: Writing, tiles: Extent, m: int, wide: int) -> None:
         tiles=per_block,
         across=across,
         wide=wide,
-        edge=m + 2,
-        m=m,
+        edge_y=tiles.edges[0],
+        edge_x=tiles.edges[1],
+        my=my,
+        mx=mx,
         row_operands=list(finish.rows),
         operand_rows=finish.rows,
         functions=frame.head,
-        output_lines=cuda_layout.transform_lines(matrices(m, 3)[0], "d"),
+        lines_y=tiles.lines(0, 0),
+        lines_x=tiles.lines(0, 1),
         signature=frame.signature,
         tile_count=count,
         prologue=frame.setup,
@@ -372,5 +406,5 @@ def _output(writing: Writing, tiles: Extent, m: int, wide: int) -> None:
         target=target,
         epilogue=finish.call("v", "n", rows),
     )
-    shared = 4 * per_block * m * m * reads
-    writing.add(frame, "output", text, extent=tiles, per_block=per_block, shared=shared)
+    shared = 4 * per_block * my * mx * reads
+    writing.add(frame, "output", text, extent=tiles.extent, per_block=per_block, shared=shared)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kqo.ir.winograd import matrices
 from kqo.ir.nodes import Const, Domain, Node, Physical
 from kqo.ir.plan import Array
 from kqo.ir.schema import Axes, names, shape
-from kqo.ir.window import contracted, roles
+from kqo.ir.window import contracted, roles, tiling
+from kqo.ir.winograd import matrices
 
 Floats = NDArray[np.float32]
 
@@ -62,15 +62,17 @@ def padded(matrix: NDArray[Any], slab: int, columns: int) -> Floats:
 
 
 def winograd_kernel(node: Physical, constants: Mapping[str, Array]) -> NDArray[np.float64]:
-    """The transformed kernel G g G^T, (points, features, columns)."""
+    """The transformed kernel G g G^T, (points, features, columns), of a window over y and x."""
     assert isinstance(node.weight, Const)
     window = roles(node)
     order = (*names(window.taps), *contracted(window), *names(window.columns))
     deep, wide = math.prod(shape(window.left_features)), math.prod(shape(window.columns))
-    g = matrices(node.tile, 3)[1]
+    (my, ry), (mx, rx) = tiling(window, node.tile)
+    gy, gx = matrices(my, ry)[1], matrices(mx, rx)[1]
     value = _ordered(np.asarray(constants[node.weight.name]), names(node.weight.schema), order)
-    value = value.reshape(3, 3, deep, wide).astype(np.float64)
-    return np.einsum("ai,bj,ijkl->abkl", g, g, value, optimize=True).reshape(-1, deep, wide)
+    value = value.reshape(ry, rx, deep, wide).astype(np.float64)
+    found: NDArray[np.float64] = np.einsum("ai,bj,ijkl->abkl", gy, gx, value, optimize=True)
+    return found.reshape(-1, deep, wide)
 
 
 def filter_kernel(node: Physical, constants: Mapping[str, Array]) -> Floats | None:

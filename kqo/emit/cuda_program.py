@@ -1,7 +1,7 @@
 """An emitted CUDA program: kernels as text, and the launches that make up a plan.
 
-It is data: which kernel runs over how many rows with which arrays. The runtime resolves the arrays and
-the counts, so that the same program runs on any device that can compile and launch its kernels.
+It is data: which kernel runs over how many rows with which arrays. The runtime resolves the arrays
+and the counts, so that the same program runs on any device that can compile and launch its kernels.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Shapes:
 
     Attributes:
         deltas: by table, of those that have delta rows.
-        changed: by number of a patch step, the axes and the number of boxes per query that it changes.
+        changed: by number of a patch step, the axes and boxes per query that it changes.
     """
 
     deltas: Mapping[int, Delta]
@@ -51,8 +51,8 @@ class Arg:
     """An argument of a launch.
 
     Kinds: ``state``; ``count``, ``points`` and ``boxes`` of a region; ``tile_count``, ``tiles`` and
-    ``stride`` (an int: the most tiles of a batch) of a tiling; ``table``; ``constant``; ``scratch``;
-    ``changed`` (boxes of a patch step); ``result`` (an output by name).
+    ``stride`` (an int: the most tiles of a batch) of a tiling; ``table``; ``constant``;
+    ``scratch``; ``changed`` (boxes of a patch step); ``result`` (an output by name).
     """
 
     kind: str
@@ -84,7 +84,7 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How many items a launch covers: rows of a region, tiles of a tiling, or a number that is known.
+    """How many items a launch covers: rows of a region, tiles of a tiling, or a known number.
 
     Attributes:
         fixed: the number, where the launch is for a view.

@@ -121,9 +121,7 @@ class Frame:
         self._params: list[str] = []
         self._named: dict[Arg, str] = {}
         self.extent = (
-            Extent(fixed=self.out.rows)
-            if self.delta is None
-            else Extent(region=self.delta.region)
+            Extent(fixed=self.out.rows) if self.delta is None else Extent(region=self.delta.region)
         )
 
     @property
@@ -185,9 +183,7 @@ class Frame:
         """Statements that define q and the position of output row ``row``."""
         if self.delta is None:
             return ["const int q = 0;", *split("row", self.out.positions), "(void)q;"]
-        points = self.param(
-            "points", self.delta.region, "const int2* __restrict__", "points"
-        )
+        points = self.param("points", self.delta.region, "const int2* __restrict__", "points")
         return [
             f"const int q = {points}[row].x, place = {points}[row].y;",
             *split("place", self.out.positions),

@@ -228,4 +228,3 @@ def operands_of(step: Step) -> list[tuple[Node, int | None]]:
     node = step.node
     assert isinstance(node, Physical)
     return list(zip(node.operands, step.sources[2:], strict=True))
-

@@ -1,0 +1,242 @@
+"""The device that runs kernels: what the engine asks of it, and CuPy's answer.
+
+Tests run the same programs on the processor, behind the same protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from kqo.emit.cuda_program import Kernel
+from kqo.errors import DeviceError
+from kqo.runtime.cuda.cache import compile_all
+
+Grid = tuple[int, int, int]
+OLDEST = 70
+"""The oldest compute capability that kernels are written for."""
+
+
+class Event(Protocol):
+    """A point in the device's work."""
+
+    def synchronize(self) -> None:
+        """Wait until the work before it is done."""
+
+
+class Device(Protocol):
+    """Memory, compiled kernels and launches in order, on one stream.
+
+    Attributes:
+        xp: the array library: cupy, or numpy.
+        name: for people.
+        capability: compute capability, such as 80.
+        out_of_memory: what an allocation that does not fit raises.
+    """
+
+    xp: Any
+    name: str
+    capability: int
+    out_of_memory: tuple[type[Exception], ...]
+
+    def active(self) -> AbstractContextManager[Any]:
+        """While this is entered, array operations and launches go to the device's stream."""
+
+    def load(self, kernels: Mapping[str, Kernel]) -> dict[str, Any]:
+        """Functions to launch, by name; compiles what is not in the cache."""
+
+    def launch(
+        self, function: Any, grid: Grid, threads: int, shared: int, args: Sequence[Any]
+    ) -> None:
+        """Launch a function; arguments are arrays and ints."""
+
+    def asarray(self, value: Any) -> Any:
+        """A float32 array on the device: of NumPy's, CuPy's or, by DLPack, another library's."""
+
+    def numpy(self, value: Any) -> Any:
+        """A NumPy array of a device array; waits for it."""
+
+    def free_bytes(self) -> int:
+        """Memory that can still be taken."""
+
+    def release(self) -> None:
+        """Give memory that is no longer used back to the device."""
+
+    def record(self) -> Event:
+        """An event after all work so far."""
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """A function that does the launches of ``work`` again, as one graph where possible."""
+
+    def milliseconds(self, work: Callable[[], None]) -> float:
+        """Time that the device takes for some launches, by its own events."""
+
+
+class CupyDevice:
+    """A GPU through CuPy.
+
+    Args:
+        number: of the GPU, from 0.
+
+    Raises:
+        DeviceError: CuPy is not installed, or there is no GPU, or it is too old.
+    """
+
+    def __init__(self, number: int = 0) -> None:
+        cupy, count = _cupy()
+        if number >= count:
+            raise DeviceError(f"GPU {number}: this machine has {count}, counted from 0")
+        self.xp = cupy
+        self._device = cupy.cuda.Device(number)
+        self.capability = int(self._device.compute_capability)
+        properties = cupy.cuda.runtime.getDeviceProperties(number)
+        self.name = properties["name"].decode()
+        self.shared_limit = int(properties["sharedMemPerBlockOptin"])
+        if self.capability < OLDEST:
+            raise DeviceError(
+                f"{self.name} has compute capability {self.capability / 10}; kernels need 7.0",
+                hint="target='numpy'",
+            )
+        self.out_of_memory = (cupy.cuda.memory.OutOfMemoryError,)
+        with self._device:
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+
+    def active(self) -> AbstractContextManager[Any]:
+        """Enter the GPU and its stream."""
+        from contextlib import ExitStack
+
+        stack = ExitStack()
+        stack.enter_context(self._device)
+        stack.enter_context(self._stream)
+        return stack
+
+    def load(self, kernels: Mapping[str, Kernel]) -> dict[str, Any]:
+        """Compile what is not in the cache, and load all."""
+        codes = compile_all(kernels.values(), self.capability)
+        found = {}
+        with self.active():
+            for name, kernel in kernels.items():
+                shared = kernel.shared_bytes(self.capability)
+                if shared > self.shared_limit:
+                    raise DeviceError(
+                        f"{name} needs {shared} bytes of shared memory; {self.name} has "
+                        f"{self.shared_limit} per block",
+                        hint="target='numpy'",
+                    )
+                module = self.xp.cuda.function.Module()
+                module.load(codes[name])
+                function = module.get_function(name)
+                if shared > 48 << 10:
+                    _allow_shared(self.xp, function, shared)
+                found[name] = function
+        return found
+
+    def launch(
+        self, function: Any, grid: Grid, threads: int, shared: int, args: Sequence[Any]
+    ) -> None:
+        """Launch on the stream that is entered."""
+        given = tuple(np.int32(a) if isinstance(a, int) else a for a in args)
+        function(grid, (threads, 1, 1), given, shared_mem=shared)
+
+    def asarray(self, value: Any) -> Any:
+        """A float32 array on this GPU; one that is there already is not copied."""
+        if hasattr(value, "detach"):
+            value = value.detach()
+        if not isinstance(value, self.xp.ndarray) and hasattr(value, "__dlpack_device__"):
+            kind = int(value.__dlpack_device__()[0])
+            value = self.xp.from_dlpack(value) if kind == 2 else np.asarray(value)
+        return self.xp.asarray(value, dtype=self.xp.float32)
+
+    def numpy(self, value: Any) -> Any:
+        """A copy in the computer's memory."""
+        return self.xp.asnumpy(value)
+
+    def free_bytes(self) -> int:
+        """Free memory of the GPU, and of CuPy's pool."""
+        with self._device:
+            free, _ = self.xp.cuda.runtime.memGetInfo()
+            return int(free) + int(self.xp.get_default_memory_pool().free_bytes())
+
+    def release(self) -> None:
+        """Give CuPy's unused blocks back."""
+        with self._device:
+            self.xp.get_default_memory_pool().free_all_blocks()
+
+    def record(self) -> Event:
+        """An event on the stream."""
+        event: Event = self._stream.record()
+        return event
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """A CUDA graph of the launches; the launches themselves where CuPy cannot capture them."""
+        runtime = self.xp.cuda.runtime
+        try:
+            self._stream.begin_capture()
+            try:
+                work()
+            finally:
+                graph = self._stream.end_capture()
+        except (runtime.CUDARuntimeError, RuntimeError):
+            return work
+        return lambda: graph.launch(self._stream)
+
+    def milliseconds(self, work: Callable[[], None]) -> float:
+        """Time between two events around the launches."""
+        before, after = self.xp.cuda.Event(), self.xp.cuda.Event()
+        before.record(self._stream)
+        work()
+        after.record(self._stream)
+        after.synchronize()
+        return float(self.xp.cuda.get_elapsed_time(before, after))
+
+
+def _allow_shared(cupy: Any, function: Any, shared: int) -> None:
+    """Let a kernel have more than 48 KiB of shared memory per block."""
+    attribute = cupy.cuda.driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    cupy.cuda.driver.funcSetAttribute(function.ptr, attribute, shared)
+
+
+def _cupy() -> tuple[Any, int]:
+    """CuPy and the number of GPUs; DeviceError where there is none."""
+    hint = "target='numpy' runs everywhere"
+    try:
+        import cupy
+    except ImportError:
+        raise DeviceError(
+            "target cuda: CuPy is not installed", hint=f"pip install 'kqo[cuda]'; {hint}"
+        ) from None
+    try:
+        count = int(cupy.cuda.runtime.getDeviceCount())
+    except Exception as error:  # CuPy raises types of its own, and OSError for missing libraries
+        reason = " ".join(str(error).split())
+        raise DeviceError(f"target cuda: no GPU can be used here: {reason}", hint=hint) from None
+    if count == 0:
+        raise DeviceError("target cuda: this machine has no GPU", hint=hint)
+    return cupy, count
+
+
+@lru_cache(maxsize=1)
+def gpu_available() -> bool:
+    """Whether ``target="auto"`` means a GPU here: CuPy finds one that is not too old."""
+    try:
+        CupyDevice()
+    except DeviceError:
+        return False
+    return True
+
+
+def resolve_target(target: str) -> str:
+    """The target that is meant: ``auto`` is ``cuda`` where there is a GPU, else ``numpy``.
+
+    Raises:
+        DeviceError: ``cuda`` where there is none, with the reason.
+    """
+    if target == "auto":
+        return "cuda" if gpu_available() else "numpy"
+    if target == "cuda":
+        CupyDevice()
+    return target

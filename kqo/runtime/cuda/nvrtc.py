@@ -1,0 +1,97 @@
+"""Compiling CUDA source by NVRTC, NVIDIA's run-time compiler, through ctypes.
+
+The library comes from the wheel ``nvidia-cuda-nvrtc-cu12``, from a CUDA toolkit, or from wherever
+the dynamic linker finds it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import glob
+import os
+import site
+import sys
+from functools import lru_cache
+
+from kqo.errors import DeviceError
+
+OPTIONS = ("--std=c++14", "--device-as-default-execution-space")
+HINT = "pip install nvidia-cuda-nvrtc-cu12"
+
+
+def _candidates() -> list[str]:
+    found: list[str] = []
+    for folder in (*site.getsitepackages(), site.getusersitepackages(), *sys.path):
+        found += sorted(glob.glob(f"{folder}/nvidia/cuda_nvrtc/lib/libnvrtc.so.*[0-9]"))
+        found += sorted(glob.glob(f"{folder}/nvidia/cuda_nvrtc/bin/nvrtc64_*_0.dll"))
+    for home in (os.environ.get("CUDA_PATH"), os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
+        if home:
+            found += sorted(glob.glob(f"{home}/lib64/libnvrtc.so.*[0-9]"))
+    by_name = ctypes.util.find_library("nvrtc")
+    return [*dict.fromkeys(found), *([by_name] if by_name else []), "libnvrtc.so.12"]
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL:
+    """The NVRTC library; DeviceError where there is none."""
+    for path in _candidates():
+        try:
+            return ctypes.CDLL(path)
+        except OSError:
+            continue
+    raise DeviceError("NVRTC, which compiles CUDA kernels, is not installed", hint=HINT)
+
+
+def version() -> tuple[int, int]:
+    """Major and minor version of NVRTC."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _check(library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
+    return major.value, minor.value
+
+
+def _check(status: int) -> None:
+    if status:
+        describe = library().nvrtcGetErrorString
+        describe.restype = ctypes.c_char_p
+        raise DeviceError(f"NVRTC: {describe(status).decode()}")
+
+
+def _text(program: ctypes.c_void_p, what: str) -> bytes:
+    size = ctypes.c_size_t()
+    _check(getattr(library(), f"nvrtcGet{what}Size")(program, ctypes.byref(size)))
+    buffer = ctypes.create_string_buffer(size.value)
+    _check(getattr(library(), f"nvrtcGet{what}")(program, buffer))
+    return buffer.raw
+
+
+def compile_kernel(source: str, capability: int, name: str = "kernel") -> bytes:
+    """Machine code (a cubin) of CUDA source for one compute capability.
+
+    Args:
+        source: the text.
+        capability: such as 80 for sm_80.
+        name: how messages of the compiler call the text.
+
+    Raises:
+        DeviceError: NVRTC is missing, or rejects the text; with its log.
+    """
+    nvrtc = library()
+    program = ctypes.c_void_p()
+    _check(
+        nvrtc.nvrtcCreateProgram(
+            ctypes.byref(program), source.encode(), f"{name}.cu".encode(), 0, None, None
+        )
+    )
+    try:
+        options = [f"--gpu-architecture=sm_{capability}", *OPTIONS]
+        if capability < 75:
+            options.append("-Wno-deprecated-gpu-targets")
+        given = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
+        status = nvrtc.nvrtcCompileProgram(program, len(options), given)
+        if status:
+            log = _text(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
+            raise DeviceError(f"{name} does not compile for sm_{capability}: {log}")
+        return _text(program, "CUBIN")
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
