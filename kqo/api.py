@@ -32,6 +32,7 @@ from kqo.rewrite.normalize import normalize
 from kqo.rewrite.trace import Trace
 from kqo.runtime import planfile
 from kqo.runtime.engine import Engine, Progress
+from kqo.runtime.opaque import Functions
 from kqo.runtime.planfile_checks import printable
 from kqo.runtime.progress import ProgressBar
 from kqo.runtime.result import Result
@@ -82,6 +83,7 @@ class CompiledPlan:
         normalized_by: Sequence[str] = (),
         lowered: Plan | None = None,
         normalizing: Trace | None = None,
+        opaques: Functions | None = None,
     ) -> None:
         self.name = logical.name
         self.logical = logical
@@ -92,6 +94,7 @@ class CompiledPlan:
         self._normalized_by = tuple(normalized_by)
         self._lowered = lowered
         self._normalizing = normalizing
+        self._opaques: Functions = dict(opaques or {})
         self._rates = current_rates()
         self._lock = threading.RLock()
         self.scan = changed_scan(logical, workload.input)
@@ -113,6 +116,7 @@ class CompiledPlan:
                 threads=self.options.threads,
                 memory=self.options.memory_bytes,
                 batch=self.options.batch,
+                opaques=self._opaques,
             )
             return chooser, physical, source, engine
 
@@ -140,6 +144,7 @@ class CompiledPlan:
         steps: bool = False,
         without: str | Sequence[str] = (),
         analyze: Any = False,
+        image: NDArray[np.uint8] | None = None,
     ) -> str:
         """What the plan does: exactly what ``kqo explain`` prints.
 
@@ -152,6 +157,7 @@ class CompiledPlan:
             without: plan as if these rules, or families of rules, did not exist.
             analyze: run the plan, and show measured times beside the estimates: True for an input
                 of noise, or the input (C, H, W) to run on.
+            image: uint8 (H, W, 3), for the html page to draw regions on.
 
         Raises:
             ArgumentError: a stage, format or rule that there is not; a stage that the plan lacks
@@ -171,6 +177,7 @@ class CompiledPlan:
             timings=timings,
             without=dropped,
             other=self.subject() if dropped else None,
+            image=image,
         )
 
     def subject(self) -> Subject:
@@ -217,6 +224,7 @@ class CompiledPlan:
             normalized_by=fired,
             lowered=self._lowered,
             normalizing=trace,
+            opaques=self._opaques,
         )
 
     def _timed(self, given: Any) -> Timings:
@@ -345,7 +353,8 @@ class CompiledPlan:
         memo = explore(overlaid, rules, {})
         changed = {self.scan.name: boxes}
         physical = Chooser(overlaid, memo, changed, len(queries), REFERENCE).choose()
-        dense = Engine(physical, emit(physical), changed, threads=self.options.threads)
+        threads = self.options.threads
+        dense = Engine(physical, emit(physical), changed, threads=threads, opaques=self._opaques)
         worst = 0.0
         for number, inputs in enumerate(images):
             expected = dense.run(inputs)
@@ -410,7 +419,8 @@ def compile(
     Raises:
         ArgumentError: an argument that is not accepted.
         ExportError: a model that torch.export cannot export.
-        UnsupportedOperator: an operator that the frontend does not know.
+        UnsupportedOperator: an operator that has no relational form, where the options are
+            strict; one that is random, or that mixes the images of a batch.
     """
     from kqo.frontend.lower import lower
 
@@ -423,7 +433,7 @@ def compile(
         raise DeviceError("target cuda: this version emits NumPy only", hint="target='numpy'")
     if inputs is not None and not isinstance(inputs, tuple):
         inputs = (inputs,)
-    lowered = lower(model, inputs, name)  # type: ignore[arg-type]
+    lowered = lower(model, inputs, name, strict=options.strict)  # type: ignore[arg-type]
     plan, trace = normalize(lowered.plan, rules_for(options))
     fired = [a.rule for a in trace.applications]
     return CompiledPlan(
@@ -435,6 +445,7 @@ def compile(
         normalized_by=fired,
         lowered=lowered.plan,
         normalizing=trace,
+        opaques=lowered.opaques,
     )
 
 

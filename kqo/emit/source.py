@@ -20,7 +20,7 @@ from kqo.emit import kernels
 from kqo.emit.names import quoted, shown
 from kqo.emit.tail import HELPERS, helpers_in, tail_lines
 from kqo.ir.winograd import matrices
-from kqo.ir.nodes import Const, Physical
+from kqo.ir.nodes import Const, Opaque, Physical
 from kqo.ir.scalar import format_expr
 from kqo.ir.schema import features, shape, size
 from kqo.ir.window import roles, tiling
@@ -59,6 +59,8 @@ def _title(step: Step) -> str:
     """What the step does, in one line."""
     node = step.node
     if not isinstance(node, Physical):
+        if isinstance(node, Opaque):
+            return f"Result {node.index} of {shown(node.name)}, which torch runs"
         return f"{node.op}, plain" if step.form == "plain" else step.form
     window = roles(node)
     taps = "x".join(str(e) for e in shape(window.taps)) if node.agg else ""
@@ -92,7 +94,7 @@ def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
     itemsize = np.dtype(plan.dtype).itemsize
     values: dict[str, object] = {}
     constants: list[tuple[str, str]] = []
-    if step.form in ("plain", "patch"):
+    if step.form in ("plain", "patch", "opaque"):
         constants = [
             (c.name, f"c[{quoted(c.name)}]") for c in _constants_below(step) if c.name in plan.constants
         ]

@@ -41,6 +41,8 @@ def duration(seconds: float) -> str:
 def describe(step: Step) -> str:
     """The operator, in a few words."""
     node = step.node
+    if step.form == "opaque":
+        return "torch"
     if not isinstance(node, Physical):
         return step.form if step.form == "patch" else f"{node.op} (plain)"
     window = roles(node)

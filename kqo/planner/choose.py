@@ -20,6 +20,7 @@ from kqo.ir.nodes import (
     Join,
     Map,
     Node,
+    Opaque,
     Overlay,
     Physical,
     Rekey,
@@ -154,6 +155,8 @@ class Chooser:
             if isinstance(alternative, Physical):
                 rule = self.memo.rule_of(alternative) or ""
                 found.append(Candidate(alternative.form, alternative, rule))
+            elif isinstance(alternative, Opaque):
+                found.append(Candidate("opaque", alternative, ""))
             elif isinstance(alternative, (Group, Map, Join, Union, Rekey)):
                 if isinstance(alternative, (Rekey, Union)) or roles(alternative).ok:
                     found.append(Candidate("plain", alternative, ""))

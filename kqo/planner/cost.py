@@ -205,6 +205,12 @@ def work(
         return _gathering(base, rows if moved[0] else 0, wide, blocks * (3 + tail.calls))
     if form == "concat":
         return _concat(base, node, rows, moved)
+    if form == "opaque":
+        # What torch does is not known: a pass of a slow function over all that is read and written.
+        taken = sum(size(source.schema) for source in node.inputs)
+        queries = rows // max(1, size(positions(node.schema)))
+        elements += queries * taken
+        return Work(functions=elements, streamed=2 * elements * WORD, calls=queries)
     read = _gathering(base, rows * taps, deep, _blocks(rows, wide * 16) * 12)
     each = rows * taps * max(deep, wide)
     heavy = base.macs * 4 if base.macs else each

@@ -126,6 +126,8 @@ class Binder:
         table = self.tables[step.table]
         start = self.slots[step.table] if step.delta else PADDING_ROWS
         target = self.buffers[step.table][start : start + out.count]
+        if step.form == "opaque":
+            return Bound(target, (), [(0, out.count)] if out.count else [], out)
         if step.form in ("plain", "patch"):
             bound = Bound(target, (), row_blocks(out.count, table.columns * 16), out)
             return bound

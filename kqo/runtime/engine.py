@@ -21,12 +21,13 @@ from kqo.ir.schema import names, shape
 from kqo.options import available_cores
 from kqo.planner.physical import PhysicalPlan, Step, Table
 from kqo.runtime import blas
-from kqo.runtime.bind import Binder, Bound, natural_reads
+from kqo.runtime.bind import Binder, Bound
+from kqo.runtime.opaque import Functions, OpaqueRows, assemble
 from kqo.runtime.patch import PatchRows
 from kqo.runtime.plain import layout, plain
-from kqo.runtime.rows import PADDING_ROWS, ZERO, Region, everything, lookup
-from kqo.runtime.timing import Timings
+from kqo.runtime.rows import PADDING_ROWS, Region, everything
 from kqo.runtime.slots import Arena, pack, unpinned
+from kqo.runtime.timing import Timings
 from kqo.runtime.workspace import Workspace
 
 Values = NDArray[Any]
@@ -56,6 +57,7 @@ class Engine:
         threads: worker threads; by default the processors that this process may use.
         memory: bytes for the delta rows of all workers; decides the batch size.
         batch: queries per batch, in place of that decision.
+        opaques: what torch runs, by the name of the plan's Opaque nodes.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class Engine:
         threads: int | None = None,
         memory: int | None = None,
         batch: int | None = None,
+        opaques: Functions | None = None,
     ) -> None:
         self.plan = plan
+        self._opaques: Functions = opaques or {}
         self.source = source
         self.changed = with_untouched(changed)
         self.queries = next(iter(self.changed.values())).queries
@@ -199,7 +203,15 @@ class Engine:
         rows = np.asarray(value).transpose(order).reshape(table.rows, table.columns)
         self.buffers[table.id][PADDING_ROWS : PADDING_ROWS + table.rows] = rows
 
-    def _bound(self, step: Step, number: int, binder: Binder, out: Region, batch: slice) -> Bound:
+    def _bound(
+        self,
+        step: Step,
+        number: int,
+        binder: Binder,
+        out: Region,
+        batch: slice,
+        made: dict[Any, Any],
+    ) -> Bound:
         bound = binder.bind(step, out)
         k = self.constants[number]
         if step.form == "plain":
@@ -214,6 +226,9 @@ class Engine:
             boxes = bind(step.node.at, self.changed).select(batch)
             patch = PatchRows(step, binder, out, boxes, k)
             bound.overlay = lambda a, z: patch.write(bound.target, a, z)
+        elif step.form == "opaque":
+            opaque = OpaqueRows(step, binder, out.boxes.queries, self._opaques, made)
+            bound.plain = lambda a, z: opaque.write(bound.target)
         return bound
 
     def _run_views(self, pool: ThreadPoolExecutor) -> None:
@@ -243,7 +258,7 @@ class Engine:
             table = self.plan.tables[step.table]
             binder = Binder(self.plan.tables, self.buffers, {}, {})
             out = everything(table.positions, 1)
-            self._views[number] = self._bound(step, number, binder, out, slice(0, 0))
+            self._views[number] = self._bound(step, number, binder, out, slice(0, 0), {})
         return self._views[number]
 
     def _run_batch(self, batch: slice, worker: int, results: dict[str, Values]) -> None:
@@ -255,11 +270,12 @@ class Engine:
             regions[table] = shared[id(boxes)]
         binder = Binder(self.plan.tables, self.rows[worker], regions, self.slots[worker])
         workspace = self.workspaces[worker]
+        made: dict[Any, Any] = {}
         timings = self._timings
         began = at = time.thread_time()
         for number, step in enumerate(self.plan.steps):
             if step.delta:
-                bound = self._bound(step, number, binder, regions[step.table], batch)
+                bound = self._bound(step, number, binder, regions[step.table], batch, made)
             elif not step.once:
                 bound = self._view_bound(number, step)
             else:
@@ -273,20 +289,8 @@ class Engine:
                 timings.note(worker, number, began, at, ended)
                 began = ended
         for name, table, axes in self.plan.roots:
-            results[name][batch] = self._assemble(binder, table, axes, batch)
-
-    def _assemble(self, binder: Binder, table: int, axes: Any, batch: slice) -> Values:
-        """Whole relations of the batch's queries, shape (queries, *axes)."""
-        about = self.plan.tables[table]
-        count = batch.stop - batch.start
-        out = everything(about.positions, count)
-        source = binder.source(table, delta=True)
-        index = lookup(out.points, source, natural_reads(about.positions), (), ZERO)
-        rows = self.buffers[table][index[:, 0]]
-        own = (*about.positions, *about.features)
-        shaped = rows.reshape(count, *shape(own))
-        order = [names(own).index(n) for n in names(axes)]
-        return shaped.transpose(0, *(i + 1 for i in order))
+            count = batch.stop - batch.start
+            results[name][batch] = assemble(binder, table, axes, count, delta=True)
 
     def run(
         self,
