@@ -47,6 +47,10 @@ def explain(
     analyze: Annotated[
         bool, typer.Option("--analyze", help="Run it; show measured times beside the estimates.")
     ] = False,
+    image: Annotated[
+        Path | None,
+        typer.Option(help="Image to run on, and for html to draw on.", metavar="FILE"),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to a file.", metavar="FILE")
     ] = None,
@@ -54,16 +58,30 @@ def explain(
     """Print the plan of a model: operators, delta regions, costs, and the rules that fired."""
     if output is not None:
         writable(output)
+    seen = {} if image is None else _seen(model, image, analyze)
     # The rules are left out by explain itself, which tells what that costs.
     made = compiled(model, workload, replace(plan, without=None), None)
     without = tuple(plan.without or ())
+    asked = {"analyze": analyze, **seen}
     text = made.explain(
-        stage=stage, format=format_, rule=rule, steps=steps, without=without, analyze=analyze
+        stage=stage, format=format_, rule=rule, steps=steps, without=without, **asked
     )
     if output is None:
         typer.echo(text.removesuffix("\n"))
     else:
         output.write_text(text.removesuffix("\n") + "\n", encoding="utf-8")
+
+
+def _seen(model: ModelArguments, path: Path, analyze: bool) -> dict[str, Any]:
+    """An image as explain takes it: to draw on, and to run on where that was asked for."""
+    from kqo.interop.images import load_image
+
+    shape = model.resolve().shape
+    preprocess = ImageArguments().preprocess(shape)
+    if preprocess is None:
+        raise ArgumentError("image", path, f"no image for inputs of shape {shape}")
+    values = load_image(path, preprocess)[0]
+    return {"image": preprocess.picture(values), "analyze": values if analyze else False}
 
 
 def compile_(

@@ -51,6 +51,8 @@ class Changes:
         self._labels = Labels.of(ends)
         self._order = {node: i for i, node in enumerate(walk(*ends))}
         self._nodes = list(self._order)
+        self._texts: dict[Node, str] = {}
+        self._regions: dict[Region, str] = {}
         self._below: list[int] = []
         for node, i in self._order.items():
             bits = 1 << i
@@ -99,9 +101,19 @@ class Changes:
             if isinstance(node, (Slice, Overlay)) and node.at not in seen:
                 # The parts of a region go by their labels: they are regions of other nodes.
                 seen.add(node.at)
-                text = format_region(node.at, self._labels.regions)
-                yield f"{self._labels.regions[node.at]} = {text}"
-            yield format_definition(node, self._labels)
+                yield self._region(node.at)
+            yield self._definition(node)
+
+    def _definition(self, node: Node) -> str:
+        if node not in self._texts:
+            self._texts[node] = format_definition(node, self._labels)
+        return self._texts[node]
+
+    def _region(self, region: Region) -> str:
+        if region not in self._regions:
+            text = format_region(region, self._labels.regions)
+            self._regions[region] = f"{self._labels.regions[region]} = {text}"
+        return self._regions[region]
 
 
 def of_rule(applications: Sequence[Application], rule: str, known: Sequence[str]) -> list[Change]:

@@ -25,9 +25,10 @@ def graph_of(subject: Subject, stage: str) -> nx.DiGraph:
     """The plan at a stage as a graph, edges from what is read to what reads it.
 
     Nodes have the attributes ``title`` and ``about`` (two lines of text), ``detail`` (more, for a
-    tooltip), ``group`` (the part of the model that they belong to), ``share`` (of the predicted time;
-    0 for a logical plan), ``seconds`` and ``kind`` (delta, view, base, or an operator's name). The
-    nodes of the physical plan are the numbers of its tables, those of a logical plan its labels.
+    tooltip), ``group`` (the part of the model that they belong to), ``share`` (of the predicted
+    time; 0 for a logical plan), ``seconds`` and ``kind`` (delta, view, base, or an operator's
+    name). The nodes of the physical plan are the numbers of its tables, those of a logical plan its
+    labels.
     """
     return _physical(subject) if stage == "physical" else _logical(subject.plan(stage))
 
@@ -154,19 +155,23 @@ def drawing(graph: nx.DiGraph, layout: Layout, indent: float = 0.0) -> str:
         layout: where its nodes lie.
         indent: room to leave at the left of the text of each box.
     """
-    parts = list(_groups(graph, layout))
+    groups = _drawn_groups(graph)
+    parts = [_group(name, nodes, layout) for name, nodes in groups.items()]
     for (source, target), points in layout.routes.items():
         parts.append(f'<path class="e" data-e="{source} {target}" d="{_curve(points)}"/>')
     for node, about in graph.nodes(data=True):
         x, y = layout.centres[node]
         left, top = x - BOX[0] / 2, y - BOX[1] / 2
         letters = int(_LETTERS - indent / 6.2)
+        title = about["title"]
+        if about["group"] in groups:
+            title = title.removeprefix(f"{about['group']}.")
         parts.append(
             f'<g class="n" data-n="{escape(str(node))}"><title>{escape(about["detail"])}</title>'
             f'<rect class="b" x="{left:.1f}" y="{top:.1f}" width="{BOX[0]:.0f}" '
             f'height="{BOX[1]:.0f}" rx="5" fill="{fill_of(about)}"/>'
             f'<text x="{left + 8 + indent:.1f}" y="{top + 16:.1f}">'
-            f"{escape(_shortened(about['title'], letters))}</text>"
+            f"{escape(_shortened(title, letters))}</text>"
             f'<text class="s" x="{left + 8 + indent:.1f}" y="{top + 31:.1f}">'
             f"{escape(_shortened(about['about'], letters + 3))}</text></g>"
         )
@@ -178,21 +183,24 @@ def _shortened(text: str, letters: int) -> str:
     return text if len(text) <= letters else "\u2026" + text[-(letters - 1) :]
 
 
-def _groups(graph: nx.DiGraph, layout: Layout) -> Iterable[str]:
+def _drawn_groups(graph: nx.DiGraph) -> dict[str, list[Hashable]]:
+    """Parts of the model that get a frame: of several nodes, and not nearly all of it."""
     members: dict[str, list[Hashable]] = {}
     for node, about in graph.nodes(data=True):
         members.setdefault(about["group"], []).append(node)
-    for group, nodes in members.items():
-        if not group or len(nodes) < 2 or len(nodes) > 0.5 * len(graph):
-            continue
-        xs, ys = zip(*(layout.centres[node] for node in nodes), strict=True)
-        left, top = min(xs) - BOX[0] / 2 - 5, min(ys) - BOX[1] / 2 - 8
-        width, height = max(xs) - min(xs) + BOX[0] + 10, max(ys) - min(ys) + BOX[1] + 14
-        yield (
-            f'<rect class="g" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" '
-            f'height="{height:.1f}" rx="8"/><text class="s gl" x="{left + 6:.1f}" '
-            f'y="{top - 2:.1f}">{escape(group)}</text>'
-        )
+    most = 0.5 * len(graph)
+    return {name: nodes for name, nodes in members.items() if name and 1 < len(nodes) <= most}
+
+
+def _group(name: str, nodes: Iterable[Hashable], layout: Layout) -> str:
+    xs, ys = zip(*(layout.centres[node] for node in nodes), strict=True)
+    left, top = min(xs) - BOX[0] / 2 - 5, min(ys) - BOX[1] / 2 - 8
+    width, height = max(xs) - min(xs) + BOX[0] + 10, max(ys) - min(ys) + BOX[1] + 14
+    return (
+        f'<rect class="g" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" '
+        f'height="{height:.1f}" rx="8"/><text class="s gl" x="{left + 6:.1f}" '
+        f'y="{top - 2:.1f}">{escape(name)}</text>'
+    )
 
 
 def _curve(points: Iterable[Point]) -> str:

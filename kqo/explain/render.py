@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kqo.errors import ArgumentError
 from kqo.explain.subject import STAGES, Subject
 from kqo.explain.text import explain_text, format_comparison
@@ -23,6 +26,7 @@ def explain(
     timings: Timings | None = None,
     without: Sequence[str] = (),
     other: Subject | None = None,
+    image: NDArray[np.uint8] | None = None,
 ) -> str:
     """A plan in words or pictures; equal plans give equal text.
 
@@ -37,6 +41,7 @@ def explain(
         timings: of a run, to stand beside the estimates.
         without: rules that the subject was planned without.
         other: the plan with them, for the difference.
+        image: uint8 (H, W, 3), for the page to draw regions on.
 
     Raises:
         ArgumentError: a stage or format that there is not, or a combination that says nothing.
@@ -55,7 +60,7 @@ def explain(
         _refuse(stage not in (None, "physical"), "stage", f"{stage!r} as html", "no stage")
         from kqo.explain.html import page
 
-        return page(subject, timings)
+        return page(subject, timings, image)
     if format == "sql":
         from kqo.explain.sql import to_sql
 

@@ -52,7 +52,8 @@ def describe(step: Step) -> str:
     if step.form == "gather_gemm":
         return f"gather-GEMM {taps}" if taps else "GEMM"
     if step.form == "winograd":
-        return f"Winograd F({node.tile},3)"
+        extents = sorted({a.extent or 1 for a in window.taps} - {1}) or [1]
+        return f"Winograd F({node.tile},{'x'.join(map(str, extents))})"
     return f"{node.agg} {taps}" if step.form == "taps" else f"{step.form} {taps}".rstrip()
 
 
@@ -71,14 +72,18 @@ def is_approximate(plan: PhysicalPlan) -> bool:
 def explain_text(subject: Subject, timings: Timings | None = None) -> str:
     """What the plan does, per operator and in all; with timings, what a run of it took."""
     prediction = subject.prediction
-    lines = _head(subject, prediction)
-    if timings is not None:
-        lines.append(_measured(subject, prediction, timings))
-    lines += subject.notes
-    lines.append("")
+    lines = [*explain_head(subject, timings), *subject.notes, ""]
     lines += _analyzed(subject, prediction, timings) if timings else _planned(subject, prediction)
     lines += ["", *_fired(subject)]
     return "\n".join(lines)
+
+
+def explain_head(subject: Subject, timings: Timings | None = None) -> list[str]:
+    """The plan in all: EXACT or APPROXIMATE, what it saves, what it takes."""
+    lines = _head(subject, subject.prediction)
+    if timings is not None:
+        lines.append(_measured(subject, subject.prediction, timings))
+    return lines
 
 
 def _head(subject: Subject, prediction: Prediction) -> list[str]:
