@@ -252,13 +252,15 @@ class CompiledPlan:
         """Answer all queries for one image, or for several.
 
         Args:
-            image: the first input, (C, H, W), or (1, C, H, W), or (N, C, H, W) for several images; a
+            image: the first input, (C, H, W), or (1, C, H, W), or (N, C, H, W) for several images;
+            a
                 NumPy array or a torch tensor.
             others: the model's further inputs, alike.
             fill: where the workload's fill is ``"given"``: an array that broadcasts to the changed
                 input, or (N, C, H, W), one for each image.
             verify: check this many sampled queries by full re-inference, without delta rules.
-            progress: called with queries done and their total; by default a bar on stderr where that
+            progress: called with queries done and their total; by default a bar on stderr where
+            that
                 is a terminal.
 
         Raises:
@@ -279,7 +281,11 @@ class CompiledPlan:
         outputs, originals = {}, {}
         for name, _ in self.logical.roots:
             stacked = np.stack([a[name] for a in answers]) if many else answers[0][name]
-            part = stacked.astype(np.float32, copy=False) if self.logical.dtype == "float32" else stacked
+            part = (
+                stacked.astype(np.float32, copy=False)
+                if self.logical.dtype == "float32"
+                else stacked
+            )
             outputs[name] = part[:, :-1] if many else part[:-1]
             originals[name] = part[:, -1] if many else part[-1]
         result = Result(
@@ -366,9 +372,9 @@ class CompiledPlan:
         exact = not self.options.approximations
         if exact and not worst <= self.options.tolerance:
             raise VerificationError(
-                f"{count} sampled queries differ from full re-inference by {worst:.2e} of the largest "
-                f"output; the tolerance is {self.options.tolerance:g}",
-                hint="raise the tolerance, or leave out Winograd: Options(without=('WinogradProduct',))",
+                f"{count} sampled queries differ from full re-inference by {worst:.2e} of the "
+                f"largest output; the tolerance is {self.options.tolerance:g}",
+                hint="raise the tolerance, or leave out the rules of family physical",
             )
         return replace(result, facts={**result.facts, "verified": len(queries), "error": worst})
 
@@ -410,7 +416,8 @@ def compile(
 
     Args:
         model: a module in eval mode, an exported program, or the path of a ``.pt2`` file.
-        inputs: example inputs with a batch axis, such as one image (1, C, H, W); they fix the shapes.
+        inputs: example inputs with a batch axis, such as one image (1, C, H, W); they fix the
+        shapes.
         workload: what is asked, such as :class:`kqo.Occlusion`.
         options: how it may be computed.
         name: what to call the model.

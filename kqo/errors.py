@@ -1,7 +1,7 @@
 """Errors of kqo. Each names what was given, what is accepted and, where it can, a way out.
 
-Every error that kqo raises on purpose derives from :class:`KqoError`, so that a caller can catch one
-class, and the command line can print one line instead of a traceback.
+Every error that kqo raises on purpose derives from :class:`KqoError`, so that a caller can catch
+one class, and the command line can print one line instead of a traceback.
 """
 
 from __future__ import annotations

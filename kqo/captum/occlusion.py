@@ -48,7 +48,7 @@ class Occlusion:
         self.use_weights = True
         self._said: set[str] = set()
 
-    def attribute(  # noqa: PLR0917 (Captum's signature)
+    def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
         sliding_window_shapes: tuple[int, ...] | tuple[tuple[int, ...], ...],

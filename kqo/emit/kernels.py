@@ -9,7 +9,8 @@ from kqo.ir.nodes import Const, Domain, Node, Physical
 from kqo.ir.schema import Axes, features, names, shape, without_query
 from kqo.ir.window import contracted, roles
 
-# A kernel above this size is used in the memory order that it has; activations are permuted instead.
+# A kernel above this size is used in the memory order that it has; activations are permuted
+# instead.
 LARGE_KERNEL = 16 << 20
 
 
@@ -77,7 +78,8 @@ def depthwise_kernel(node: Physical) -> str | None:
     extents = [1 if n not in own else dict(weight.schema)[n] for n in order]
     full = shape((*window.taps, *window.left_features))
     widened = f"np.broadcast_to({taken}.reshape({extents}), {list(full)})"
-    return f"np.ascontiguousarray({widened}).reshape({window.tap_count}, {_product(window.left_features)})"
+    columns = _product(window.left_features)
+    return f"np.ascontiguousarray({widened}).reshape({window.tap_count}, {columns})"
 
 
 def vector(operand: Node, columns: Axes) -> str:

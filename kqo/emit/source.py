@@ -1,7 +1,7 @@
 """Fills the templates of ``codegen/``: a physical plan becomes one readable Python source.
 
-The source is what runs. It defines one function per distinct step, the constants in the layouts that
-the steps read, and the program: which function computes the rows of which table.
+The source is what runs. It defines one function per distinct step, the constants in the layouts
+that the steps read, and the program: which function computes the rows of which table.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from kqo.data import data_path
 from kqo.emit import kernels
 from kqo.emit.names import quoted, shown
 from kqo.emit.tail import HELPERS, helpers_in, tail_lines
-from kqo.ir.winograd import matrices
 from kqo.ir.nodes import Const, Opaque, Physical
 from kqo.ir.scalar import format_expr
 from kqo.ir.schema import features, shape, size
 from kqo.ir.window import roles, tiling
+from kqo.ir.winograd import matrices
 from kqo.planner.physical import PhysicalPlan, Step
-
 
 Sizes = tuple[tuple[int, int], ...]
 
@@ -96,7 +95,9 @@ def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
     constants: list[tuple[str, str]] = []
     if step.form in ("plain", "patch", "opaque"):
         constants = [
-            (c.name, f"c[{quoted(c.name)}]") for c in _constants_below(step) if c.name in plan.constants
+            (c.name, f"c[{quoted(c.name)}]")
+            for c in _constants_below(step)
+            if c.name in plan.constants
         ]
         return _Piece(
             _templates().get_template(f"{step.form}.py.j2").render(), tuple(constants), _title(step)
@@ -177,9 +178,8 @@ def emit(plan: PhysicalPlan) -> str:
             constants[key] = f"{functions[piece.body]}_{len(constants)}"
         kind = "delta" if step.delta else ("view" if step.once else "view per batch")
         used = f'"{constants[key]}"' if key else "None"
-        program.append(
-            f"    ({functions[piece.body]}, {used}),  # {len(program)}: {kind} rows of {shown(step.name)}\n"
-        )
+        what = f"{len(program)}: {kind} rows of {shown(step.name)}"
+        program.append(f"    ({functions[piece.body]}, {used}),  # {what}\n")
     return _assemble(plan, functions, titles, constants, program, helpers, tiles)
 
 
@@ -194,9 +194,9 @@ def _assemble(
 ) -> str:
     out = [
         f'"""{shown(plan.name)}: an incremental plan, emitted by kqo.\n\n',
-        "Relations are matrices, one row per position and one column per feature. Each function computes\n",
-        "rows of one relation, a block of rows a to z at a time: s holds the step's rows and row numbers,\n",
-        'k its constants, w scratch memory.\n"""\n\n',
+        "Relations are matrices, one row per position and one column per feature. Each\n",
+        "function computes rows of one relation, a block of rows a to z at a time: s holds its\n",
+        'rows and row numbers, k its constants, w scratch memory.\n"""\n\n',
         "import numpy as np\n\n",
     ]
     if helpers:

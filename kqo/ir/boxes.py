@@ -1,8 +1,9 @@
-"""Concrete regions: boxes per query, and the evaluation of symbolic regions once positions are known.
+"""Concrete regions: boxes per query, and the evaluation of symbolic regions once positions are
+known.
 
-Arrays are padded to the largest number of boxes of any query; an empty slot has ``lo >= hi`` on some
-axis. All arithmetic is vectorized over queries. Every function may return a superset (a hull where the
-exact set would need many boxes); none may lose a key.
+Arrays are padded to the largest number of boxes of any query; an empty slot has ``lo >= hi`` on
+some axis. All arithmetic is vectorized over queries. Every function may return a superset (a hull
+where the exact set would need many boxes); none may lose a key.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def everything(axes: Axes, queries: int) -> Boxes:
 
 
 def _tidy(axes: tuple[str, ...], lo: Ints, hi: Ints) -> Boxes:
-    """Drop slots that are empty for every query, boxes inside others, and boxes beyond MOST_BOXES."""
+    """Drop slots empty for every query, boxes inside others, and boxes beyond MOST_BOXES."""
     filled = np.asarray((hi > lo).all(axis=2))
     lo = np.where(filled[:, :, None], lo, 0)
     hi = np.where(filled[:, :, None], hi, 0)
@@ -160,7 +161,8 @@ def _subtract(lo: Ints, hi: Ints, cut_lo: Ints, cut_hi: Ints) -> list[tuple[Ints
 
 
 def project(boxes: Boxes, axes: tuple[str, ...]) -> Boxes:
-    """Disjoint boxes over some of the axes: the shadow of a region, as rows are the shadow of cells."""
+    """Disjoint boxes over some of the axes: the shadow of a region, as rows are the shadow of
+    cells."""
     filled = boxes.filled[:, :, None]
     index = [boxes.axes.index(name) for name in axes]
     if not index:
@@ -235,8 +237,9 @@ def _ranged_intervals(lo: Ints, hi: Ints, condition: Ranged) -> Intervals:
 def image(boxes: Boxes, on: tuple[Condition, ...], taps: Axes, into: Axes) -> Boxes:
     """Forward image of a region through a join's conditions: see :class:`kqo.ir.region.Image`.
 
-    For one axis of a window this is the exact form of Krypton's output patch (SIGMOD 2019, equations
-    2 to 5), with the true alignment and border of every query in place of its upper bound.
+    For one axis of a window this is the exact form of Krypton's output patch (SIGMOD 2019,
+    equations 2 to 5), with the true alignment and border of every query in place of its upper
+    bound.
     """
     sizes = {axis.name: axis.extent or 0 for axis in (*taps, *into)}
     index = {name: i for i, name in enumerate(boxes.axes)}
@@ -318,9 +321,7 @@ def regroup(boxes: Boxes, source: Axes, order: tuple[str, ...], into: Axes) -> B
     return _tidy(names(into), lo, hi)
 
 
-def aligned(
-    old: tuple[tuple[str, int], ...], new: Axes
-) -> list[tuple[tuple[str, ...], Axes]]:
+def aligned(old: tuple[tuple[str, int], ...], new: Axes) -> list[tuple[tuple[str, ...], Axes]]:
     """Split a reshape into the smallest runs of old and new axes with equal products."""
     runs: list[tuple[tuple[str, ...], Axes]] = []
     i = j = 0

@@ -1,10 +1,10 @@
 """Join conditions: which key of the left relation meets which output key.
 
-Axes that both sides of a join have under one name are equal, as in a natural join. What a window does
-is said by the conditions: an :class:`Affine` equation binds one axis of the left relation to output
-axes, ``scale * left = sum(coefficient * axis) + offset``; a :class:`Ranged` one binds it by monotone
-tables, as adaptive pooling and resizing need. A key that would fall outside the left relation, or that
-the scale does not divide, finds no partner: padding is a join that misses.
+Axes that both sides of a join have under one name are equal, as in a natural join. What a window
+does is said by the conditions: an :class:`Affine` equation binds one axis of the left relation to
+output axes, ``scale * left = sum(coefficient * axis) + offset``; a :class:`Ranged` one binds it by
+monotone tables, as adaptive pooling and resizing need. A key that would fall outside the left
+relation, or that the scale does not divide, finds no partner: padding is a join that misses.
 """
 
 from __future__ import annotations
@@ -69,5 +69,5 @@ def equal(axis: str, to: str) -> Affine:
 
 
 def window(axis: str, tap: str, stride: int = 1, dilation: int = 1, padding: int = 0) -> Affine:
-    """``left.axis = stride*axis + dilation*tap - padding``: one axis of a convolution or pooling."""
+    """``left.axis = stride*axis + dilation*tap - padding``: one axis of a window."""
     return Affine(axis, ((stride, axis), (dilation, tap)), -padding)

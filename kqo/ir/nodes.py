@@ -107,7 +107,7 @@ class Const(Node):
 
 
 class Domain(Node):
-    """All keys of the given axes, each with value 1. Pooling joins its input with a domain of taps."""
+    """All keys of the axes, each with value 1. Pooling joins its input with a domain of taps."""
 
     axes: Axes
 
@@ -118,9 +118,9 @@ class Domain(Node):
 class Join(Node):
     """Natural join of two relations under conditions that bind axes of the left one.
 
-    Output axes: the left's in order, where a bound axis gives place to the output axis of its own name
-    if there is one and vanishes otherwise (it is a function of the others); then the right's; then what
-    remains of ``axes``, which declares those that neither side has. The value is
+    Output axes: the left's in order, where a bound axis gives place to the output axis of its own
+    name if there is one and vanishes otherwise (it is a function of the others); then the right's;
+    then what remains of ``axes``, which declares those that neither side has. The value is
     ``combine(left, right)``; ``left`` ignores the right value.
     """
 
@@ -175,7 +175,7 @@ class Map(Node):
 
 
 class Union(Node):
-    """Concatenation: a union whose inputs' keys are shifted along one axis by what precedes them."""
+    """Concatenation: a union of inputs whose keys are shifted along an axis by what precedes."""
 
     parts: tuple[Node, ...]
     axis: str
@@ -208,7 +208,8 @@ class Slice(Node):
 
 
 class Rekey(Node):
-    """A bijection of keys: the axes are put in ``order``, then numbered anew, row-major, as ``axes``."""
+    """A bijection of keys: the axes are put in ``order``, then numbered anew, row-major, as
+    ``axes``."""
 
     input: Node
     order: tuple[str, ...]
@@ -219,10 +220,11 @@ class Rekey(Node):
 
 
 class Overlay(Node):
-    """The base relation with the values of ``patch`` in place of its own where the region ``at`` holds.
+    """The base relation with the values of ``patch`` in place of its own where the region ``at``
+    holds.
 
-    The result varies by query, since the region does. The patch may lack axes of the base: its value is
-    then the same along them.
+    The result varies by query, since the region does. The patch may lack axes of the base: its
+    value is then the same along them.
     """
 
     base: Node
@@ -245,7 +247,7 @@ class Saved(Node):
 
 
 class Opaque(Node):
-    """Output number ``index`` of a subgraph that the IR cannot express, run by torch. Last resort."""
+    """Output ``index`` of a subgraph that the IR cannot express, run by torch. Last resort."""
 
     args: tuple[Node, ...]
     name: str
@@ -260,9 +262,9 @@ class Physical(Node):
     """A physical operator: an implementation of the logical nodes that it stands for.
 
     ``form`` names the implementation (a template of ``codegen/``). The join-and-group that it
-    implements is given by ``input``, ``weight``, ``on``, ``axes``, ``by``, ``combine`` and ``agg``, as in
-    Join and Group; the epilogue ``tail`` is an expression over ``v``, the aggregate's value, and over
-    ``a0``, ``a1``, ... the ``operands``, which are joined naturally.
+    implements is given by ``input``, ``weight``, ``on``, ``axes``, ``by``, ``combine`` and ``agg``,
+    as in Join and Group; the epilogue ``tail`` is an expression over ``v``, the aggregate's value,
+    and over ``a0``, ``a1``, ... the ``operands``, which are joined naturally.
     """
 
     form: str

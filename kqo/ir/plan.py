@@ -16,7 +16,7 @@ Array = NDArray[np.generic]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a node came from: the layer's name in the model, its kind, and the place in the source."""
+    """Where a node came from: the layer's name, its kind, and the place in the source."""
 
     layer: str
     kind: str = ""

@@ -1,9 +1,9 @@
 """Symbolic regions: which keys of a relation may differ from the materialized view, per query.
 
-A region is a set of boxes per query over the key axes of a relation. In a plan it is an expression over
-the region relation of a base relation (:class:`Changed`); coordinates exist only once a plan is bound to
-positions (:mod:`kqo.ir.boxes`). A region may always be replaced by a superset: cells in it are
-recomputed, cells outside are taken from the view.
+A region is a set of boxes per query over the key axes of a relation. In a plan it is an expression
+over the region relation of a base relation (:class:`Changed`); coordinates exist only once a plan
+is bound to positions (:mod:`kqo.ir.boxes`). A region may always be replaced by a superset: cells in
+it are recomputed, cells outside are taken from the view.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Everything(_Region):
 class Image(_Region):
     """The keys ``into`` of a join's output that read a key of ``of`` on its left side.
 
-    ``on`` are the join's conditions, ``taps`` the axes of the join that are aggregated away. An output
-    axis that is neither a free axis of ``of`` nor named in a condition is covered whole.
+    ``on`` are the join's conditions, ``taps`` the axes of the join that are aggregated away. An
+    output axis that is neither a free axis of ``of`` nor named in a condition is covered whole.
     """
 
     of: Region
@@ -77,7 +77,7 @@ class Shift(_Region):
 
 
 class Regroup(_Region):
-    """The image of a region under Rekey(order, into): exact on axes that are kept, whole on others."""
+    """The image of a region under a Rekey: exact on axes that are kept, whole on others."""
 
     of: Region
     source: Axes

@@ -1,7 +1,7 @@
 """Scalar expressions: what a Map applies to every value, and what an epilogue computes.
 
-An expression is a tree of :class:`Var`, :class:`Num` and :class:`Call`. Its text form is infix, as in
-``max(v + 3, 0) / 6``; ``v`` is the value at hand, other names stand for operands.
+An expression is a tree of :class:`Var`, :class:`Num` and :class:`Call`. Its text form is infix, as
+in ``max(v + 3, 0) / 6``; ``v`` is the value at hand, other names stand for operands.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ V = Var("v")
 class Function:
     """A scalar function: its arity, and its meaning on one number.
 
-    ``exact`` means that it maps rationals to rationals, so that the reference interpreter applies it to
-    fractions as it stands; others are computed in float and converted back.
+    ``exact`` means that it maps rationals to rationals, so that the reference interpreter applies
+    it to fractions as it stands; others are computed in float and converted back.
     """
 
     arity: int
@@ -181,10 +181,11 @@ def is_exact(expr: Expr) -> bool:
 
 
 def evaluate(expr: Expr, values: Mapping[str, Any]) -> Any:
-    """The value for the given variables: floats, or fractions (then exactly, where the function is exact).
+    """The value for the given variables: floats, or fractions (then exactly, where the function is
+    exact).
 
-    A function that leaves the rationals is computed in float, and its result taken as a fraction, so that
-    equal arguments give equal results.
+    A function that leaves the rationals is computed in float, and its result taken as a fraction,
+    so that equal arguments give equal results.
     """
     if isinstance(expr, Var):
         return values[expr.name]

@@ -1,8 +1,9 @@
 """Schemas: the key axes of a relation.
 
-A tensor is a relation with one tuple per element: its key is one integer per axis, its value a number.
-The batch axis of the model is not part of the key; where an input changes per query, the relation has
-the query axis :data:`QUERY` as its first key axis, and every operator carries it along.
+A tensor is a relation with one tuple per element: its key is one integer per axis, its value a
+number. The batch axis of the model is not part of the key; where an input changes per query, the
+relation has the query axis :data:`QUERY` as its first key axis, and every operator carries it
+along.
 
 Axis names carry roles. ``z``, ``y``, ``x`` (possibly with digits after) are positions; names that
 start with ``k`` are taps of a window; every other name is a feature. The physical design stores one
@@ -22,7 +23,7 @@ NAME = re.compile(r"[A-Za-z]\w*\Z")
 
 
 class Axis(NamedTuple):
-    """One key axis: its name and extent (number of keys, from 0). The query axis has extent None."""
+    """One key axis: its name and number of keys, from 0. The query axis has extent None."""
 
     name: str
     extent: int | None

@@ -21,7 +21,8 @@ class Window:
 
     Attributes:
         rows: output position axes.
-        reads: for each position axis of the left relation, in its order, the condition that binds it;
+        reads: for each position axis of the left relation, in its order, the condition that binds
+        it;
             an axis that is not bound is read at its own name.
         taps: axes that are aggregated away and that ``reads`` mention, in the join's order.
         columns: output feature axes.
@@ -101,7 +102,7 @@ def window_of(
 
 
 def roles(node: Node) -> Window:
-    """The window of a Group (over a Join or not), a bare Join, or a Physical node that aggregates."""
+    """The window of a Group, over a Join or not, of a bare Join, or of a Physical node."""
     if isinstance(node, Physical):
         by = node.by if node.agg else names(node.axes)
         return window_of(node.input, node.weight, node.on, node.axes if node.agg else (), by)
@@ -145,7 +146,7 @@ def is_contraction(window: Window, right: Node) -> bool:
 
 
 def contracted(window: Window) -> tuple[str, ...]:
-    """For a contraction: the right's name for each feature axis of the left, in the left's order."""
+    """For a contraction: the right's name for each feature axis of the left, in its order."""
     bound = dict(window.feature_on)
     return tuple(
         bound[a.name].reads[0] if a.name in bound else a.name for a in window.left_features
@@ -166,8 +167,9 @@ def is_depthwise(window: Window, right: Node) -> bool:
 def tiling(window: Window, tile: int) -> tuple[tuple[int, int], ...]:
     """For each row axis the outputs of a Winograd tile along it, and the taps of the window.
 
-    An axis without a window has tiles of one output and one tap. Empty where the window is not one that
-    Winograd's method takes: stride and dilation 1, rows in the order of the left relation's positions.
+    An axis without a window has tiles of one output and one tap. Empty where the window is not one
+    that Winograd's method takes: stride and dilation 1, rows in the order of the left relation's
+    positions.
     """
     sizes = dict(window.taps)
     if tuple(a for a, _ in window.reads) != names(window.rows):

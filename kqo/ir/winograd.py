@@ -7,15 +7,15 @@ Cook-Toom construction over rational points, exactly, and rounded once.
 from __future__ import annotations
 
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 Matrix = list[list[Fraction]]
-# Points whose products stay near 1: for F(4, 3) the largest error is a quarter of that of 0, 1, -1, 2, -2.
-# Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural
-# Networks", ACM TOMS 2020, study the choice.
+# Points whose products stay near 1: for F(4, 3) the largest error is a quarter of that of 0, 1, -1,
+# 2, -2. Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for
+# Deep Neural Networks", ACM TOMS 2020, study the choice.
 POINTS = {
     3: ("0", "1", "-1"),
     5: ("0", "3/4", "-3/4", "3/2", "-3/2"),
@@ -59,7 +59,7 @@ def cook_toom(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
     return a, g, b
 
 
-@lru_cache(maxsize=None)
+@cache
 def matrices(
     m: int, r: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

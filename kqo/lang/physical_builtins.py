@@ -5,8 +5,8 @@ from __future__ import annotations
 from kqo.ir.nodes import Const, Domain, Node
 from kqo.ir.scalar import Expr, Var, call
 from kqo.ir.schema import Axes, features, names, positions, without_query
-from kqo.ir.winograd import SIZES
 from kqo.ir.window import is_contraction, is_depthwise, tiling, window_of
+from kqo.ir.winograd import SIZES
 from kqo.lang.registry import Conditions, Names, Nodes, builtin
 
 

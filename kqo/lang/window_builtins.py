@@ -259,7 +259,7 @@ def window_members(window: Conditions, source: Node, joined: Node, by: Names) ->
 
 
 @builtin
-def commuting_pays(  # noqa: PLR0917
+def commuting_pays(
     source: Node, pooled: Node, taps: Node, kernel: Node, result: Node, window: Conditions
 ) -> bool:
     """Whether a pointwise layer before the window takes fewer operations than after it.

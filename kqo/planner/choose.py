@@ -1,9 +1,10 @@
-"""From alternatives to a physical plan: how each relation is stored and which form computes its rows.
+"""From alternatives to a physical plan: how each relation is stored and which form computes its
+rows.
 
-A relation that varies by query is stored as an overlay (a view with delta rows over a region) where a
-delta rule offered one, and as full rows per query otherwise. The form of each step is the cheapest of
-what the physical rules offered; where they offered nothing, the plain implementation, which every node
-has. Sharing is accounted for by dividing a relation's cost among its readers.
+A relation that varies by query is stored as an overlay (a view with delta rows over a region) where
+a delta rule offered one, and as full rows per query otherwise. The form of each step is the
+cheapest of what the physical rules offered; where they offered nothing, the plain implementation,
+which every node has. Sharing is accounted for by dividing a relation's cost among its readers.
 """
 
 from __future__ import annotations
@@ -157,13 +158,14 @@ class Chooser:
                 found.append(Candidate(alternative.form, alternative, rule))
             elif isinstance(alternative, Opaque):
                 found.append(Candidate("opaque", alternative, ""))
-            elif isinstance(alternative, (Group, Map, Join, Union, Rekey)):
-                if isinstance(alternative, (Rekey, Union)) or roles(alternative).ok:
-                    found.append(Candidate("plain", alternative, ""))
+            elif isinstance(alternative, (Rekey, Union)) or (
+                isinstance(alternative, (Group, Map, Join)) and roles(alternative).ok
+            ):
+                found.append(Candidate("plain", alternative, ""))
         return found
 
     def is_sliced(self, node: Node) -> bool:
-        """Whether a part of a relation, not the whole, is read below: only additive forms do that."""
+        """Whether a part of a relation is read below, as only additive forms do."""
         if node not in self._sliced:
             for below in walk(node):
                 self._sliced[below] = isinstance(below, Slice) or (
@@ -205,9 +207,9 @@ class Chooser:
             return []
         overlay = self.overlay(node)
         found = [overlay.base] if overlay is not None else []
-        if overlay is not None and not self.is_own_slice(node, overlay):
-            if not is_vector(overlay.patch):
-                found.append(overlay.patch)
+        patched = overlay is not None and not self.is_own_slice(node, overlay)
+        if overlay is not None and patched and not is_vector(overlay.patch):
+            found.append(overlay.patch)
         if overlay is None or self.is_own_slice(node, overlay):
             for candidate in self.candidates(node):
                 found += [i for i in row_sources(candidate.node) if i is not None]

@@ -65,7 +65,8 @@ class Step:
         table: id of the table it writes.
         delta: whether it writes delta rows (once per batch) or view rows.
         once: whether its view rows are computed once per input rather than once per batch.
-        sources: ids of the tables it reads, aligned with the node's data inputs; None for constants.
+        sources: ids of the tables it reads, aligned with the node's data inputs; None for
+        constants.
         rule: the physical rule that chose the form; empty for the plain implementation.
     """
 

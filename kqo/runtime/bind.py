@@ -1,4 +1,4 @@
-"""Binding: what a step needs to run on one batch of queries (or on the whole relation, for a view)."""
+"""Binding: what a step needs to run on a batch of queries, or on a whole relation for a view."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ class Engine:
         """Bytes of rows and scratch held, without the constants."""
         if not self._allocated:
             return 0
-        held = [*self.buffers, *self.arenas, *self.workspaces]
+        held: list[Values | Workspace] = [*self.buffers, *self.arenas, *self.workspaces]
         return sum(a.nbytes for a in held)
 
     def _fill(self, table: Table, value: Array) -> None:

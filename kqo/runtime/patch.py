@@ -74,7 +74,7 @@ class PatchRows:
 
 
 def _covered(out: Region, changed: Boxes, axes: Any) -> NDArray[np.bool_] | None:
-    """Which columns of each row are changed, shape (rows, columns); None where all of all rows are."""
+    """Which columns of each row are changed, (rows, columns); None where all are."""
     wide = features(axes)
     where = {name: i for i, name in enumerate(changed.axes)}
     feature_index = [where[a.name] for a in wide]

@@ -16,13 +16,13 @@ from kqo.errors import PlanError
 from kqo.ir.equations import Affine, Condition
 from kqo.ir.nodes import Const, Domain, Group, Join, Map, Node, Physical, Rekey, Union
 from kqo.ir.plan import Array
-from kqo.ir.scalar import Call, Expr, Num, Var
+from kqo.ir.scalar import Expr, Num, Var
 from kqo.ir.schema import Axes, features, names, positions, shape, without_query
 from kqo.ir.window import Window, roles
 from kqo.planner.physical import Step
 from kqo.runtime import functions
 from kqo.runtime.bind import Binder, natural_reads
-from kqo.runtime.rows import IDENTITY_ROW, PADDING_ROWS, ZERO, Region, lookup_keys
+from kqo.runtime.rows import IDENTITY_ROW, PADDING_ROWS, ZERO, Key, Region, lookup_keys
 from kqo.runtime.workspace import Input
 
 Values = NDArray[Any]
@@ -40,7 +40,12 @@ COMBINE: dict[str, Callable[[Values, Values], Values]] = {
     "ge": np.greater_equal,
     "eq": np.equal,
 }
-REDUCE = {"sum": np.sum, "mean": np.sum, "max": np.max, "min": np.min}
+REDUCE: dict[str, Callable[..., Values]] = {
+    "sum": np.sum,
+    "mean": np.sum,
+    "max": np.max,
+    "min": np.min,
+}
 IDENTITY = {"sum": 0.0, "mean": 0.0, "": 0.0, "max": -math.inf, "min": math.inf}
 _CALLS: dict[str, Callable[..., Values]] = {
     **COMBINE,
@@ -57,7 +62,7 @@ _CALLS: dict[str, Callable[..., Values]] = {
     "tanh": np.tanh,
     "sin": np.sin,
     "cos": np.cos,
-    "where": lambda c, a, b: np.where(c != 0, a, b),
+    "where": lambda c, a, b: np.asarray(np.where(c != 0, a, b)),
 }
 
 
@@ -278,9 +283,7 @@ class PlainRekey:
         wide = features(node.axes)
         columns = math.prod(shape(wide))
         column = np.unravel_index(np.arange(columns), shape(wide)) if wide else ()
-        known: dict[str, Any] = {
-            a.name: c[None, :] for a, c in zip(wide, column, strict=True)
-        }
+        known: dict[str, Any] = {a.name: c[None, :] for a, c in zip(wide, column, strict=True)}
         for axis, coordinate in zip(out.positions, out.coordinates, strict=True):
             known[axis.name] = coordinate[:, None]
         linear: Any = np.zeros((1, 1), dtype=np.int64)
@@ -294,7 +297,7 @@ class PlainRekey:
         for axis in features(source):
             at = at * (axis.extent or 0) + keys[axis.name]
         place = binder.source(step.sources[0], step.delta)
-        read = [(keys[a.name], None) for a in positions(source)]
+        read: list[Key] = [(keys[a.name], None) for a in positions(source)]
         index = lookup_keys(out.points, place, read, (columns,), ZERO)
         self.buffer = binder.buffers[step.sources[0]]
         self.rows = index
@@ -330,7 +333,7 @@ class PlainUnion:
         along = names(out.positions).index(node.axis) if node.axis in names(out.positions) else None
         for part, table, offset in zip(node.parts, step.sources, node.offsets, strict=True):
             assert table is not None
-            keys: list[tuple[Any, None]] = [(c[:, None], None) for c in out.coordinates]
+            keys: list[Key] = [(c[:, None], None) for c in out.coordinates]
             here = None
             if along is not None:
                 local = out.coordinates[along] - offset

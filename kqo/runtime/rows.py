@@ -4,15 +4,15 @@ A relation is stored as a matrix of rows, one per position, one column per featu
 
     [padding rows | view rows | delta rows of worker 0 | delta rows of worker 1 | ...]
 
-Row :data:`ZERO` holds zeros and row :data:`LOWEST` minus infinity (row :data:`HIGHEST` infinity), for keys
-that find no partner. View rows hold the materialized view, position by position in row-major order.
-Delta rows are ragged: for each query of a batch the positions of its region, box after box. A join with
-a window is then a list of row numbers, which this module computes from the region table.
+Row :data:`ZERO` holds zeros and row :data:`LOWEST` minus infinity (row :data:`HIGHEST` infinity),
+for keys that find no partner. View rows hold the materialized view, position by position in row-
+major order. Delta rows are ragged: for each query of a batch the positions of its region, box after
+box. A join with a window is then a list of row numbers, which this module computes from the region
+table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +26,8 @@ from kqo.ir.equations import Affine, Condition
 from kqo.ir.schema import Axes, names, shape
 
 Ints = NDArray[np.int64]
+Key = tuple[Ints, NDArray[np.bool_] | None]
+"""Keys along one axis, and which of them are missing all the same (None where none are)."""
 ZERO, LOWEST, HIGHEST = 0, 1, 2
 PADDING_ROWS = 3
 IDENTITY_ROW = {"sum": ZERO, "mean": ZERO, "": ZERO, "max": LOWEST, "min": HIGHEST}
@@ -143,13 +145,11 @@ class Source:
     slot: int
 
 
-def taps_of(
-    out: Points, reads: tuple[tuple[str, Condition], ...], taps: Axes
-) -> list[tuple[Ints, NDArray[np.bool_] | None]]:
+def taps_of(out: Points, reads: tuple[tuple[str, Condition], ...], taps: Axes) -> list[Key]:
     """For each position axis of the left relation the key that each row and tap reads.
 
-    Arrays broadcast to (rows, taps...); the mask marks keys that a scale does not divide or that lie
-    beyond a range's end. Keys outside the relation are left for the caller to find.
+    Arrays broadcast to (rows, taps...); the mask marks keys that a scale does not divide or that
+    lie beyond a range's end. Keys outside the relation are left for the caller to find.
     """
     rank = 1 + len(taps)
     known: dict[str, Ints] = {}
@@ -159,7 +159,7 @@ def taps_of(
         along = [1] * rank
         along[i + 1] = axis.extent or 0
         known[axis.name] = np.arange(axis.extent or 0, dtype=np.int64).reshape(along)
-    found: list[tuple[Ints, NDArray[np.bool_] | None]] = []
+    found: list[Key] = []
     for _, condition in reads:
         if isinstance(condition, Affine):
             key: Ints = np.full((1,) * rank, condition.offset, dtype=np.int64)
@@ -186,8 +186,8 @@ def lookup(
 ) -> Ints:
     """Row numbers in the source's buffer that each output row reads, shape (rows, taps).
 
-    A key inside the query's region is a delta row, any other a view row; a key outside the relation is
-    the row ``missing_row``.
+    A key inside the query's region is a delta row, any other a view row; a key outside the relation
+    is the row ``missing_row``.
     """
     return lookup_keys(out, source, taps_of(out, reads, taps), shape(taps), missing_row)
 
@@ -195,7 +195,7 @@ def lookup(
 def lookup_keys(
     out: Points,
     source: Source,
-    keys: list[tuple[Ints, NDArray[np.bool_] | None]],
+    keys: list[Key],
     along: tuple[int, ...],
     missing_row: int,
 ) -> Ints:
@@ -231,14 +231,14 @@ def lookup_keys(
 
 def _overlaid(
     rows: Ints,
-    keys: list[tuple[Ints, NDArray[np.bool_] | None]],
+    keys: list[Key],
     out: Points,
     region: Region,
     box: int,
     slot: int,
     rank: int,
 ) -> Ints:
-    """The row numbers with delta rows in place of view rows where keys lie in one box of the query."""
+    """The row numbers, with delta rows in place of view rows in one box of each query."""
     inside: NDArray[np.bool_] | None = None
     query = out.query
     column = (-1,) + (1,) * rank
@@ -261,5 +261,3 @@ def everything(positions: Axes, queries: int) -> Region:
     from kqo.ir.boxes import everything as all_keys
 
     return Region(positions, all_keys(positions, queries))
-
-

@@ -1,8 +1,11 @@
-"""Where delta rows lie: beside a view where a gather needs both, otherwise in memory that is reused.
+"""Where delta rows lie: beside a view where a gather needs both, otherwise in memory that is
+reused.
 
-A relation that later steps gather from has its delta rows in the same buffer as its view, so that one row
-number tells them apart. One that is only ever read in place, row for row, needs no view within a batch:
-its rows lie in an arena, in which relations that are not alive at the same time share memory.
+A relation that later steps gather from has its delta rows in the same buffer as its view, so that
+one row number tells them apart. One that is only ever read in place, row for row, needs no view
+within a
+batch: its rows lie in an arena, in which relations that are not alive at the same time share
+memory.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ def _in_place(plan: PhysicalPlan, step: Step, number: int, boxes: Mapping[int, B
 
 
 def unpinned(plan: PhysicalPlan, boxes: Mapping[int, Boxes]) -> dict[int, tuple[int, int]]:
-    """Tables whose delta rows are only read in place, with the steps that write and last read them."""
+    """Tables whose delta rows are only read in place, with the steps at which they are alive."""
     found: dict[int, tuple[int, int]] = {}
     pinned = {table for _, table, _ in plan.roots}
     for at, step in enumerate(plan.steps):
@@ -70,7 +73,8 @@ def unpinned(plan: PhysicalPlan, boxes: Mapping[int, Boxes]) -> dict[int, tuple[
 
 
 def pack(spans: Mapping[int, tuple[int, int]], sizes: Mapping[int, int]) -> Arena:
-    """Place tables in an arena, the largest first, each at the lowest offset that is free while it lives.
+    """Place tables in an arena, the largest first, each at the lowest offset that is free while it
+    lives.
 
     Args:
         spans: first and last step at which each table is alive.

@@ -30,7 +30,7 @@ RULES = load_rules().without("physical", "prune")
 def _equal(left: np.ndarray, right: np.ndarray) -> bool:
     """Equality of arrays of rationals; absent tuples, which are NaN, equal each other."""
     left, right = np.broadcast_arrays(left, right)
-    absent = [np.array([v != v for v in side.flat], dtype=bool) for side in (left, right)]  # noqa: PLR0124
+    absent = [np.array([v != v for v in side.flat], dtype=bool) for side in (left, right)]
     return bool(np.array_equal(*absent) and np.all((left == right).ravel() | absent[0]))
 
 

@@ -97,7 +97,7 @@ def _regions(plan: Plan, seed: int) -> dict[str, list[list[list[tuple[int, int]]
 
 def _equal(left: np.ndarray, right: np.ndarray) -> bool:
     """Equality of arrays of numbers; absent tuples, which are NaN, equal each other."""
-    absent = [np.array([v != v for v in side.flat]) for side in (left, right)]  # noqa: PLR0124
+    absent = [np.array([v != v for v in side.flat]) for side in (left, right)]
     return left.shape == right.shape and bool(
         np.array_equal(*absent) and np.all((left == right).ravel() | absent[0])
     )
