@@ -168,7 +168,7 @@ def _planned(subject: Subject, prediction: Prediction) -> list[str]:
 def _analyzed(subject: Subject, prediction: Prediction, timings: Timings) -> list[str]:
     plan = subject.physical
     body = [
-        f"{'step':28} {'operator':17} {'rows':>7} {'bytes':>7} {'estimate':>8} {'measured':>8} "
+        f"{'step':24} {'operator':17} {'rows':>7} {'bytes':>7} {'estimate':>8} {'measured':>8} "
         f"{'off':>6} {'GFLOP/s':>7} {'share':>6}"
     ]
     spent = sum(timings.of(n) for n in range(len(plan.steps))) or 1.0
@@ -182,7 +182,7 @@ def _analyzed(subject: Subject, prediction: Prediction, timings: Timings) -> lis
         factor = estimate.seconds / took if took else 1.0
         mark = " *" if is_off(estimate, took, spent) else "  "
         body.append(
-            f"{name[:28]:28} {describe(step):17} {_short(estimate.rows):>7} {_short(moved):>7} "
+            f"{name[:24]:24} {describe(step):17} {_short(estimate.rows):>7} {_short(moved):>7} "
             f"{duration(estimate.seconds):>8} {duration(took):>8} {factor:5.2f}x{mark[1]}"
             f"{speed:>7} {took / spent:6.1%}"
         )

@@ -1,0 +1,281 @@
+"""EXPLAIN: stages, formats, what rules did, and measured times beside estimates."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import jsonschema
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+
+import kqo
+from kqo.__main__ import main
+from kqo.errors import ArgumentError
+from kqo.explain import document, render
+from kqo.explain.layout import layered
+from kqo.explain.text import WIDTH
+from kqo.ir.interpret import interpret
+from kqo.ir.text import format_plan, parse_plan
+from kqo.ir.verify import verify
+from tests.unit.test_explain_sql import SHAPE, Residual
+
+MODEL = ("tests.unit.test_explain_sql:Residual", "--shape", "3,10,10")
+SCHEMA = json.loads(Path(document.__file__).with_name("explain.schema.json").read_text())
+
+
+def compiled(**options):
+    torch.manual_seed(0)
+    options = kqo.Options(threads=1, **options)
+    return kqo.compile(
+        Residual().eval(), (torch.zeros(1, *SHAPE),), kqo.Occlusion(3, 2), options, name="Residual"
+    )
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return compiled()
+
+
+@pytest.fixture(scope="module")
+def loaded(plan, tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "plan.kqo"
+    plan.save(path)
+    return kqo.load(path)
+
+
+def test_text_is_a_screen_wide_and_says_what_the_plan_is(plan):
+    text = plan.explain()
+    lines = text.splitlines()
+    assert lines[0].startswith("EXACT incremental plan of Residual: 25 queries")
+    assert max(map(len, lines)) <= WIDTH
+    assert any(line.startswith("predicted: ") and "reference rates" in line for line in lines)
+    assert str(plan) == text
+    assert compiled(approximations={"tau": 0.5}).explain().startswith("APPROXIMATE (tau = 0.5)")
+
+
+@pytest.mark.parametrize("stage", ["logical", "normalized", "delta"])
+def test_logical_stages_are_plans_that_read_back(plan, stage):
+    text = plan.explain(stage=stage)
+    assert format_plan(parse_plan(text, {}, "x")) == text
+    verify(plan.subject().plan(stage))
+
+
+def test_the_delta_plan_means_what_the_workload_asks(plan):
+    image = np.random.default_rng(0).standard_normal(SHAPE)
+    boxes = plan.placed.boxes(plan.scan.axes)
+    regions = {
+        plan.scan.name: [
+            [tuple(zip(lo.tolist(), hi.tolist(), strict=True)) for lo, hi in zip(a, b, strict=True)]
+            for a, b in zip(boxes.lo, boxes.hi, strict=True)
+        ]
+    }
+    asked, delta = plan.workload.apply(plan.logical), plan.subject().plan("delta")
+    wanted = interpret(asked, {plan.scan.name: image}, regions)["output"]
+    found = interpret(delta, {plan.scan.name: image}, regions)["output"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-9)
+    layers = {delta.origins[n].layer for n in delta.nodes() if n in delta.origins}
+    assert {"first", "pool"} & layers
+
+
+def test_the_source_stage_is_what_runs(plan):
+    assert plan.explain(stage="source") == plan.source
+
+
+def test_the_same_plan_gives_the_same_bytes(plan):
+    again = compiled()
+    for stage in ("logical", "delta", "physical"):
+        for format in ("text", "json", "dot", "svg"):
+            one = plan.explain(stage=stage, format=format)
+            assert one == again.explain(stage=stage, format=format)
+    assert plan.explain(format="html") == again.explain(format="html")
+    assert plan.explain(steps=True) == again.explain(steps=True)
+
+
+def test_a_loaded_plan_has_no_stage_before_normalizing(loaded):
+    assert "Overlay" in loaded.explain(stage="delta")
+    with pytest.raises(ArgumentError, match="'logical', of a plan that was loaded from a file"):
+        loaded.explain(stage="logical")
+    with pytest.raises(ArgumentError, match="loaded from a file"):
+        loaded.explain(rule="FoldScaleIntoKernel")
+    with pytest.raises(ArgumentError, match="loaded from a file"):
+        loaded.explain(without="FoldScaleIntoKernel")
+    assert "Saved" in loaded.explain(rule="MaterializeView")
+
+
+def test_a_rules_applications_before_and_after(plan):
+    text = plan.explain(rule="FoldScaleIntoKernel")
+    count = sum(a.rule == "FoldScaleIntoKernel" for a in plan.subject().applications())
+    assert f"fired {count} times" in text.splitlines()[0] and count > 0
+    assert text.count("  before\n") == text.count("  after\n") == count
+    before = text.split("  before\n")[1].split("  after\n")[0]
+    assert "agg: sum" in before and "combine: mul" in before
+    assert "another way to compute" in plan.explain(rule="HoistOverlayThroughWindow")
+    assert "did nothing" in plan.explain(rule="ClipProjectiveField")
+    with pytest.raises(ArgumentError, match="MaterializeView"):
+        plan.explain(rule="MaterialiseView")
+
+
+def test_steps_are_diffs_without_what_stayed(plan):
+    text = plan.explain(steps=True)
+    heads = [line for line in text.splitlines() if line.startswith("@@ ")]
+    assert len(heads) == len(plan.subject().applications())
+    assert all(line[:1] in "@+-" for line in text.splitlines())
+    for step in re.split(r"^@@ ", text, flags=re.MULTILINE)[1:]:
+        lines = step.splitlines()[1:]
+        gone = {line[1:] for line in lines if line[0] == "-"}
+        new = {line[1:] for line in lines if line[0] == "+"}
+        assert not gone & new
+    one = plan.explain(steps=True, rule="FoldScaleIntoKernel")
+    assert one.count("@@ ") == one.count("FoldScaleIntoKernel: ")
+
+
+@pytest.mark.parametrize("rule", ["delta", "HoistOverlayThroughWindow", "FoldScaleIntoKernel"])
+def test_a_plan_without_a_rule_and_what_that_costs(plan, rule):
+    text = plan.explain(without=rule)
+    assert re.match(rf"without {rule}: predicted .* per input; with it .* \(", text)
+    applied = text.split("rules applied:")[1]
+    assert f" {rule} " not in applied
+    if rule == "delta":
+        change = float(re.match(r".*\(([-+][\d.]+)%\)", text.splitlines()[0])[1])
+        assert change > 0 and "Hoist" not in applied
+
+
+def test_analyze_shows_measured_times(plan):
+    text = plan.explain(analyze=True)
+    assert re.search(r"^measured:  .* per input", text, re.MULTILINE)
+    assert "GFLOP/s" in text and max(map(len, text.splitlines())) <= WIDTH
+    found = json.loads(plan.explain(format="json", analyze=np.zeros(SHAPE)))
+    assert all(step["measured_seconds"] > 0 for step in found["steps"] if step["kind"] == "delta")
+    parts = sum(step["measured_seconds"] for step in found["steps"])
+    assert parts == pytest.approx(found["run"]["measured_processor_seconds"])
+
+
+@pytest.mark.parametrize("stage", ["logical", "normalized", "delta", "physical"])
+def test_json_is_as_its_schema_says(plan, stage):
+    found = json.loads(plan.explain(format="json", stage=stage))
+    jsonschema.validate(found, SCHEMA)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**found, "stage": "other"}, SCHEMA)
+    if stage == "physical":
+        assert len(found["steps"]) == len(plan.physical.steps)
+        assert found["queries"] == 25 and found["exact"]
+
+
+def test_json_with_measured_times_is_as_its_schema_says(plan):
+    jsonschema.validate(json.loads(plan.explain(format="json", analyze=True)), SCHEMA)
+
+
+@pytest.mark.parametrize("stage", ["delta", "physical"])
+def test_drawings(plan, stage):
+    dot = plan.explain(format="dot", stage=stage)
+    assert dot.startswith("digraph plan {") and dot.endswith("}\n")
+    root = ElementTree.fromstring(plan.explain(format="svg", stage=stage))
+    boxes = [g for g in root.iter("{http://www.w3.org/2000/svg}g") if g.get("class") == "n"]
+    assert len(boxes) == dot.count("[label=")
+
+
+def test_a_layered_drawing_has_no_box_upon_another():
+    graph = nx.gnp_random_graph(40, 0.08, seed=1, directed=True)
+    graph = nx.DiGraph((a, b) for a, b in graph.edges if a < b)
+    layout = layered(graph, (100.0, 30.0), (10.0, 20.0))
+    centres = list(layout.centres.values())
+    for i, (x, y) in enumerate(centres):
+        assert 50 <= x <= layout.width - 50 and 15 <= y <= layout.height - 15
+        for u, v in centres[:i]:
+            assert abs(x - u) >= 109.9 or abs(y - v) >= 49.9
+    for (source, target), points in layout.routes.items():
+        downs = [y for _, y in points]
+        assert downs == sorted(downs)
+        assert layout.centres[source][1] < layout.centres[target][1]
+
+
+class Tags(HTMLParser):
+    """Checks that tags nest; collects ids, and what would be fetched."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.fetched = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.fetched += [attrs[k] for k in ("src", "href") if k in attrs]
+        if tag not in ("meta", "input"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(plan):
+    image = np.zeros((10, 10, 3), dtype=np.uint8)
+    return plan.explain(format="html", analyze=True, image=image)
+
+
+def test_the_page_is_sound_and_fetches_nothing(plan, page):
+    tags = Tags()
+    tags.feed(page)
+    assert not tags.open and not tags.fetched
+    assert len(tags.ids) == len(set(tags.ids))
+    assert "@" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    assert data["total"] == 25 and len(data["steps"]) == len(plan.physical.steps)
+    assert data["image"]["source"].startswith("data:image/png;base64,")
+
+
+def chromium():
+    return next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+    )
+
+
+@pytest.mark.skipif(not chromium(), reason="no chromium")
+def test_the_page_opens_in_a_browser(page, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(page, encoding="utf-8")
+    asked = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    asked += ["--virtual-time-budget=3000", "--dump-dom", f"{path.as_uri()}#rules"]
+    made = subprocess.run(
+        [chromium(), *asked], capture_output=True, check=True, text=True, timeout=60
+    )
+    assert re.search(r'<body[^>]* data-ready="\d+"', made.stdout), made.stderr
+    assert 'data-rules="yes"' in made.stdout
+    assert "applications</option>" in made.stdout and 'class="row on"' in made.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"stage": "emitted"}, "stage: got 'emitted'"),
+        ({"format": "xml"}, "format: got 'xml'"),
+        ({"format": "html", "stage": "delta"}, "stage: got 'delta' as html"),
+        ({"format": "json", "stage": "source"}, "format: got 'json' of the source"),
+        ({"format": "json", "steps": True}, "format: got 'json' of what rules did"),
+        ({"stage": "delta", "steps": True}, "stage: got 'delta' of what rules did"),
+        ({"stage": "delta", "analyze": True}, "analyze: got True with stage 'delta'"),
+    ],
+)
+def test_what_says_nothing_is_an_error(plan, asked, says):
+    with pytest.raises(ArgumentError, match=re.escape(says)):
+        plan.explain(**asked)
+
+
+def test_the_command_prints_what_the_api_gives(plan, capsys, tmp_path):
+    common = [*MODEL, "--window", "3", "--stride", "2", "--threads", "1"]
+    torch.manual_seed(0)
+    assert main(["explain", *common, "--stage", "normalized"]) == 0
+    printed = capsys.readouterr().out
+    assert re.sub(r"#\w+", "#", printed) == re.sub(r"#\w+", "#", plan.explain(stage="normalized"))
+    assert main(["explain", *common, "--format", "svg", "-o", str(tmp_path / "a.svg")]) == 0
+    assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
+    assert set(render.FORMATS) == {"text", "json", "dot", "svg", "html", "sql"}
