@@ -31,6 +31,9 @@ from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
 from kqo.rewrite.trace import Trace
 from kqo.runtime import planfile
+from kqo.runtime.cuda.device import host_array, resolve_target
+from kqo.runtime.cuda.engine import CudaEngine
+from kqo.runtime.cuda.target import gpu_engine, on_gpu
 from kqo.runtime.engine import Engine, Progress
 from kqo.runtime.opaque import Functions
 from kqo.runtime.planfile_checks import printable
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 
 Values = NDArray[Any]
 Asked = Occlusion | Regions
+AnyEngine = Engine | CudaEngine
 
 
 def rules_for(options: Options) -> RuleSet:
@@ -101,11 +105,15 @@ class CompiledPlan:
         self.placed: Placed = workload.resolve(shape(self.scan.axes))
 
     @cached_property
-    def _planned(self) -> tuple[Chooser, PhysicalPlan, str, Engine]:
+    def _planned(self) -> tuple[Chooser, PhysicalPlan, str, AnyEngine]:
         with self._lock:
             overlaid = self.workload.apply(self.logical)
             memo = explore(overlaid, rules_for(self.options), dict(self.options.approximations))
             changed = {self.scan.name: self.placed.boxes(self.scan.axes)}
+            found = gpu_engine(overlaid, memo, changed, self.options)
+            if found is not None:
+                on_gpu_by, gpu, self._rates = found
+                return on_gpu_by, gpu.plan, gpu.source, gpu
             chooser = Chooser(overlaid, memo, changed, len(self.placed), self._rates)
             physical = chooser.choose()
             source = emit(physical)
@@ -126,13 +134,13 @@ class CompiledPlan:
         return self._planned[1]
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> AnyEngine:
         """What runs the plan."""
         return self._planned[3]
 
     @property
     def source(self) -> str:
-        """The emitted Python source, which is what runs."""
+        """The emitted source, Python or CUDA, which is what runs."""
         return self._planned[2]
 
     def explain(
@@ -309,7 +317,8 @@ class CompiledPlan:
         many: set[int | None] = set()
         by_name = dict(zip(inputs, given, strict=True))
         for scan in scans:
-            array = _as_array(by_name[scan.name])
+            here = on_gpu(lambda: self.engine, by_name[scan.name])
+            array = host_array(by_name[scan.name]) if here is None else here
             want = shape(scan.axes)
             if array.shape == want:
                 array = array[None]
@@ -342,7 +351,7 @@ class CompiledPlan:
             return
         if given is None:
             raise ArgumentError("fill", None, "an array: the workload's fill is 'given'")
-        array, want = _as_array(given), shape(fills[0].axes)
+        array, want = host_array(given), shape(fills[0].axes)
         each = array.ndim == len(want) + 1 and len(array) == len(images)
         for number, inputs in enumerate(images):
             own = aligned(array[number] if each else array, want)
@@ -370,10 +379,10 @@ class CompiledPlan:
                 scale = float(np.abs(want).max()) or 1.0
                 worst = max(worst, float(np.abs(got - want).max()) / scale)
         exact = not self.options.approximations
-        if exact and not worst <= self.options.tolerance:
+        if exact and not worst <= self.options.stated_tolerance:
             raise VerificationError(
                 f"{count} sampled queries differ from full re-inference by {worst:.2e} of the "
-                f"largest output; the tolerance is {self.options.tolerance:g}",
+                f"largest output; the tolerance is {self.options.stated_tolerance:g}",
                 hint="raise the tolerance, or leave out the rules of family physical",
             )
         return replace(result, facts={**result.facts, "verified": len(queries), "error": worst})
@@ -399,10 +408,6 @@ class CompiledPlan:
         self._lock = threading.RLock()
 
 
-def _as_array(value: Any) -> Values:
-    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
-
-
 def compile(
     model: nn.Module | ExportedProgram | str | PathLike[str],
     inputs: tuple[Tensor, ...] | None,
@@ -426,6 +431,7 @@ def compile(
     Raises:
         ArgumentError: an argument that is not accepted.
         ExportError: a model that torch.export cannot export.
+        DeviceError: target cuda where there is no GPU that can be used.
         UnsupportedOperator: an operator that has no relational form, where the options are
             strict; one that is random, or that mixes the images of a batch.
     """
@@ -434,10 +440,7 @@ def compile(
     options = options or Options()
     if not isinstance(workload, (Occlusion, Regions)):
         raise ArgumentError("workload", repr(workload), "kqo.Occlusion or kqo.Regions")
-    if options.target == "cuda":
-        from kqo.errors import DeviceError
-
-        raise DeviceError("target cuda: this version emits NumPy only", hint="target='numpy'")
+    resolve_target(options.target)
     if inputs is not None and not isinstance(inputs, tuple):
         inputs = (inputs,)
     lowered = lower(model, inputs, name, strict=options.strict)  # type: ignore[arg-type]

@@ -14,6 +14,8 @@ from typing import Any
 from kqo.errors import ArgumentError
 
 TARGETS = ("numpy", "cuda", "auto")
+PRECISIONS: Mapping[str, float] = MappingProxyType({"float32": 0.0, "tf32": 5e-3, "float16": 5e-3})
+"""Precisions of matrix products on a GPU, with the least tolerance that each can promise."""
 APPROXIMATIONS = ("tau",)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?\s*\Z")
@@ -92,6 +94,9 @@ class Options:
         rules: directories of the user's own rule files, read after the built-in ones.
         progress: show a progress bar on stderr. None: where stderr is a terminal.
         batch: queries per batch. None: chosen by cost within the memory.
+        precision: of matrix products on a GPU: ``"float32"``, or ``"tf32"`` or ``"float16"``, which
+            round their inputs to 10 bits of mantissa and accumulate in float32. Values are stored
+            in float32; elsewhere than on a GPU products are in float32 too.
 
     Raises:
         ArgumentError: for a value that is not accepted.
@@ -107,6 +112,7 @@ class Options:
     rules: tuple[str, ...] = ()
     progress: bool | None = None
     batch: int | None = None
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -114,6 +120,8 @@ class Options:
             object.__setattr__(self, "memory", parse_memory(self.memory))
         if self.target not in TARGETS:
             raise ArgumentError("target", repr(self.target), ", ".join(map(repr, TARGETS)))
+        if self.precision not in PRECISIONS:
+            raise ArgumentError("precision", repr(self.precision), ", ".join(map(repr, PRECISIONS)))
         if not isinstance(self.strict, bool):
             raise ArgumentError("strict", repr(self.strict), "True or False")
         if self.progress is not None and not isinstance(self.progress, bool):
@@ -130,6 +138,11 @@ class Options:
             raise ArgumentError("tolerance", repr(tolerance), "a positive number, such as 1e-5")
         _check_count("threads", self.threads)
         _check_count("batch", self.batch)
+
+    @property
+    def stated_tolerance(self) -> float:
+        """What a plan promises: the tolerance asked for, or the least that the precision can."""
+        return max(self.tolerance, PRECISIONS[self.precision])
 
     @property
     def memory_bytes(self) -> int | None:

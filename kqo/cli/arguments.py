@@ -111,6 +111,9 @@ class PlanArguments:
         _option("Clip the projective field to this share; below 1 is approximate.", "Plan"),
     ] = None
     target: Annotated[str, _option("numpy, cuda or auto.", "Plan")] = "numpy"
+    precision: Annotated[
+        str, _option("Of products on a GPU: float32, tf32 or float16.", "Plan")
+    ] = "float32"
     threads: Annotated[int | None, _option("Worker threads.", "Plan")] = None
     memory: Annotated[
         str | None, _option("Memory budget, such as 500MB.", "Plan", metavar="BYTES")
@@ -138,6 +141,7 @@ class PlanArguments:
             memory=self.memory,
             threads=self.threads,
             target=self.target,
+            precision=self.precision,
             approximations={} if self.tau is None else {"tau": self.tau},
             strict=self.strict,
             without=tuple(self.without or ()),

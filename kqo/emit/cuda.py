@@ -50,8 +50,14 @@ def emit_cuda(plan: PhysicalPlan, shapes: Shapes, precision: str = "float32") ->
             accumulate in float32, on tensor cores.
 
     Raises:
-        DeviceError: a float64 plan.
+        DeviceError: a float64 plan, or one with a part that torch runs.
     """
+    opaque = next((step for step in plan.steps if step.form == "opaque"), None)
+    if opaque is not None:
+        raise DeviceError(
+            f"{opaque.name or 'a part of the model'} is run by torch, on the processor",
+            hint="target='numpy'",
+        )
     if plan.dtype != "float32":
         raise DeviceError(
             f"a plan in {plan.dtype}: kernels compute in float32", hint="target='numpy'"

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kqo.emit.cuda_program import Kernel
 from kqo.errors import DeviceError
@@ -101,7 +102,7 @@ class CupyDevice:
                 f"{self.name} has compute capability {self.capability / 10}; kernels need 7.0",
                 hint="target='numpy'",
             )
-        self.out_of_memory = (cupy.cuda.memory.OutOfMemoryError,)
+        self.out_of_memory: tuple[type[Exception], ...] = (cupy.cuda.memory.OutOfMemoryError,)
         with self._device:
             self._stream = cupy.cuda.Stream(non_blocking=True)
 
@@ -192,6 +193,15 @@ class CupyDevice:
         after.record(self._stream)
         after.synchronize()
         return float(self.xp.cuda.get_elapsed_time(before, after))
+
+
+def host_array(value: Any) -> NDArray[Any]:
+    """A NumPy array of NumPy's, CuPy's or torch's arrays, wherever they are."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    elif hasattr(value, "__cuda_array_interface__") and hasattr(value, "get"):
+        value = value.get()
+    return np.asarray(value)
 
 
 def _allow_shared(cupy: Any, function: Any, shared: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from kqo.runtime.cuda.device import Device, Grid
 from kqo.runtime.cuda.regions import bind_regions
 from kqo.runtime.engine import Progress, with_untouched
 from kqo.runtime.plain import layout
+from kqo.runtime.timing import Timings
 
 MOST_QUERIES = 512
 SHARE = 0.6
@@ -73,6 +75,7 @@ class CudaEngine:
         self.device = device
         self.changed = with_untouched(changed)
         self.queries = next(iter(self.changed.values())).queries
+        self.workers = 1
         self.regions = bind_regions(plan, self.changed)
         self.program: Program = emit_cuda(plan, self.regions.shapes, precision)
         self.memory = memory
@@ -208,6 +211,7 @@ class CudaEngine:
         self,
         inputs: Mapping[str, Any],
         progress: Progress | None = None,
+        timings: Timings | None = None,
         *,
         on_device: bool = False,
     ) -> dict[str, Any]:
@@ -217,6 +221,8 @@ class CudaEngine:
             inputs: each base relation's values, shaped as its axes: NumPy or CuPy arrays, or torch
                 tensors; those on the GPU are not copied to the computer.
             progress: called with the number of queries done and their total.
+            timings: filled with what each step takes, by the device's events: views once, and one
+                batch times the number of batches.
             on_device: return CuPy arrays, which may still be computed, rather than NumPy arrays.
 
         Returns:
@@ -226,12 +232,27 @@ class CudaEngine:
             ArgumentError: an input is missing or has another shape.
             DeviceError: one query does not fit the device's memory.
         """
+        if timings is not None:
+            self._note(self.analyze(inputs), timings)
         with self._lock, self.device.active():
+            began = time.perf_counter()
             while True:
                 try:
-                    return self._run(inputs, progress, on_device)
+                    answers = self._run(inputs, progress, on_device)
+                    break
                 except self.device.out_of_memory:
                     self._halve()
+            if timings is not None:
+                timings.wall = time.perf_counter() - began
+            return answers
+
+    def _note(self, measured: list[Timed], timings: Timings) -> None:
+        timings.share(1)
+        batches = -(-self.queries // self.batch)
+        for timed in measured:
+            if timed.step >= 0:
+                seconds = timed.milliseconds / 1e3 * (batches if timed.delta else 1)
+                timings.note(0, timed.step, 0.0, 0.0, seconds)
 
     def _run(
         self, inputs: Mapping[str, Any], progress: Progress | None, on_device: bool

@@ -1,0 +1,44 @@
+"""Rates of a GPU, for planning before anything was measured on it.
+
+They follow the data sheet of an H100 (NVIDIA, "H100 Tensor Core GPU", 2023) at a share that
+emitted kernels may hope for; no measurement stands behind them. The planner compares forms by them; predicted
+times in seconds are rough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kqo.planner.rates import REFERENCE, Rates
+
+PRODUCTS = {"float32": 25e12, "tf32": 150e12, "float16": 200e12}
+"""Floating-point operations per second of large products, by precision."""
+MEMORY = 2e12
+"""Bytes per second, read plus write."""
+
+
+def cuda_rates(precision: str) -> Rates:
+    """Rates of one GPU with products in a precision.
+
+    Args:
+        precision: float32, tf32 or float16.
+    """
+    product = PRODUCTS[precision]
+    table = tuple(tuple(product for _ in row) for row in REFERENCE.gemm)
+    # Minimal filtering is emitted in float32 only; elsewhere the product over gathered rows is run.
+    return replace(
+        REFERENCE,
+        gemm=table,
+        panel=MEMORY,
+        batched=PRODUCTS["float32"] if precision == "float32" else product / 16,
+        transform=10e12,
+        gather_row=1e-12,
+        gather=MEMORY,
+        scalar=MEMORY / 8,
+        vector=MEMORY / 8,
+        stream=MEMORY / 12,
+        function=MEMORY / 8,
+        call=3e-6,
+        index=1e11,
+        bind=5e-6,
+    )

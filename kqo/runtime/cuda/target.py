@@ -1,0 +1,61 @@
+"""From what the options ask for to an engine on a GPU, where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kqo.errors import DeviceError
+from kqo.ir.boxes import Boxes
+from kqo.ir.plan import Plan
+from kqo.options import Options
+from kqo.planner.choose import Chooser
+from kqo.planner.cuda_rates import cuda_rates
+from kqo.planner.rates import Rates
+from kqo.rewrite.memo import Memo
+from kqo.runtime.cuda.device import CupyDevice, resolve_target
+from kqo.runtime.cuda.engine import CudaEngine
+
+
+def gpu_engine(
+    plan: Plan, memo: Memo, changed: Mapping[str, Boxes], options: Options
+) -> tuple[Chooser, CudaEngine, Rates] | None:
+    """The choice by a GPU's rates, the engine that runs it, and the rates; None for NumPy.
+
+    Args:
+        plan: the logical plan under the workload.
+        memo: its alternatives.
+        changed: the region relation of each base relation.
+        options: of the plan.
+
+    Raises:
+        DeviceError: the target is ``cuda``, and there is no GPU, or the plan cannot run on it. With
+            ``auto`` the plan then runs on NumPy.
+    """
+    if resolve_target(options.target) != "cuda":
+        return None
+    rates = cuda_rates(options.precision)
+    queries = next(iter(changed.values())).queries
+    chooser = Chooser(plan, memo, changed, queries, rates)
+    try:
+        engine = CudaEngine(
+            chooser.choose(),
+            changed,
+            device=CupyDevice(),
+            precision=options.precision,
+            memory=options.memory_bytes,
+            batch=options.batch,
+        )
+    except DeviceError:
+        if options.target == "cuda":
+            raise
+        return None
+    return chooser, engine, rates
+
+
+def on_gpu(engine: Callable[[], object], value: Any) -> Any:
+    """An array that is on a GPU, for an engine that is there too; else None."""
+    if not hasattr(value, "__cuda_array_interface__"):
+        return None
+    found = engine()
+    return found.device.asarray(value) if isinstance(found, CudaEngine) else None
