@@ -227,5 +227,5 @@ def format_comparison(subject: Subject, other: Subject, without: Sequence[str]) 
     verdict = "the same" if abs(change) < 0.0005 else f"{change:+.1%}"
     return (
         f"without {names}: predicted {duration(costs['without'])} per input; "
-        f"with it {duration(costs['with'])} ({verdict})"
+        f"with {'it' if len(without) == 1 else 'them'} {duration(costs['with'])} ({verdict})"
     )

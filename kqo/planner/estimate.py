@@ -73,8 +73,11 @@ def predict(
     steps = []
     for step in plan.steps:
         rows, counted = _counted(plan, step, boxes)
-        times = batches if step.delta or not step.once else 0
-        seconds = counted.seconds(rates) + times * rates.bind
+        seconds = counted.seconds(rates)
+        if step.delta:
+            seconds += batches * rates.bind
+        elif not step.once:
+            seconds *= batches  # a view that is not materialized
         steps.append(Estimate(rows, counted, seconds))
     return Prediction(tuple(steps), sum(s.seconds for s in steps) / workers)
 
