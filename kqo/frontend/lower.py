@@ -268,7 +268,8 @@ class _Lowering:
             self.at.unsupported("the extent of its result depends on values")
         entry = TABLE.get(self.at.operator)
         if entry is None:
-            self.at.unsupported()
+            random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+            self.at.unsupported("it is random" if random else "")
         result = entry.run(self.at, *args, **kwargs)
         self._check(node, result)
         made = result if isinstance(result, tuple) else (result,)
