@@ -117,7 +117,9 @@ class Binder:
         if natural and tuple(a for a, _ in reads) == tuple(a.name for a in out.positions):
             if source.region is not None and source.region.same_rows(out):
                 return Input(buffer, None, source.slot)
-            if source.region is None and out.whole and out.boxes.queries == 1:
+            # Of other extents, as in padding, equal keys have other row numbers.
+            same = source.positions == out.positions
+            if source.region is None and same and out.whole and out.boxes.queries == 1:
                 return Input(buffer, None, source.view)
         return Input(buffer, lookup(out.points, source, reads, taps, missing))
 
