@@ -255,6 +255,8 @@ class Frame:
         natural = all(c == equal(a, a) for a, c in reads)
         if not natural or tuple(a for a, _ in reads) != names(self.out.positions):
             return False
+        if source.positions != self.out.positions:  # padding: the same keys, but more of them
+            return False
         if self.delta is None:
             return delta is None and not self.varies
         return delta is not None and delta.region == self.delta.region

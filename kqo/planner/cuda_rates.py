@@ -1,8 +1,8 @@
 """Rates of a GPU, for planning before anything was measured on it.
 
-They follow the data sheet of an H100 (NVIDIA, "H100 Tensor Core GPU", 2023) at a share that
-emitted kernels may hope for; no measurement stands behind them. The planner compares forms by them; predicted
-times in seconds are rough.
+They follow the data sheet of an H100 (NVIDIA, "H100 Tensor Core GPU", 2023) at a share that kernels
+may hope for; no measurement stands behind them. The planner compares forms by them; predicted times
+in seconds are rough.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -15,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from kqo.emit.cuda_program import Kernel
+from kqo.emit.cuda_step import prelude
 
+WORKERS = 2
 SHIM = Path(__file__).parent / "shim.h"
 FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-w", "-fwrapv", "-Wl,-Bsymbolic")
 ENTRY = re.compile(
@@ -41,8 +42,8 @@ def _wrapper(source: str) -> str:
         given = ", ".join(f"g_{name}_{arg}" for _, arg in split)
         lines.append(
             f"{declared}static void body_{name}() {{ {name}({given}); }}\n"
-            f'extern "C" void run_{name}(void** arguments, const int* grid, int threads, int shared)\n'
-            f"{{\n{taken}    kqo::run_grid(body_{name}, grid, threads, shared);\n}}\n"
+            f'extern "C" void run_{name}(void** arguments, const int* grid, int threads, int bytes)\n'
+            f"{{\n{taken}    kqo::run_grid(body_{name}, grid, threads, bytes);\n}}\n"
         )
     return "\n".join(lines)
 
@@ -53,7 +54,6 @@ class HostDevice:
     Args:
         folder: where compiled kernels are kept.
         capability: of the GPU that kernels are compiled for: it decides how they copy and multiply.
-        most: floats that may be allocated; None for no limit.
     """
 
     xp = np
@@ -70,34 +70,36 @@ class HostDevice:
         return nullcontext()
 
     def load(self, kernels: dict[str, Kernel]) -> dict[str, object]:
-        """All kernels in one library per set, each in a namespace of its own."""
-        texts = {kernel.source: kernel for kernel in kernels.values()}
+        """All kernels in a few libraries, each kernel in a namespace of its own."""
+        texts = list({kernel.source: None for kernel in kernels.values()})
+        parts = [texts[i::WORKERS] for i in range(WORKERS) if texts[i::WORKERS]]
         found = {}
-        for source, library in zip(texts, self._libraries(list(texts)), strict=True):
-            for name, _ in ENTRY.findall(source):
-                found[name] = getattr(library, f"run_{name}")
+        for part, library in zip(parts, self._libraries(parts), strict=True):
+            for source in part:
+                for name, _ in ENTRY.findall(source):
+                    found[name] = getattr(library, f"run_{name}")
         return {name: found[name] for name in kernels}
 
-    def _libraries(self, sources: list[str]) -> list[ctypes.CDLL]:
-        workers = os.cpu_count() or 1
-        waiting, running, paths = list(sources), [], []
-        for source in waiting:
-            digest = hashlib.sha256(
-                (source + SHIM.read_text() + str(FLAGS) + str(self.capability)).encode()
-            ).hexdigest()
-            path = self.folder / f"{digest[:24]}.so"
+    def _libraries(self, parts: list[list[str]]) -> list[ctypes.CDLL]:
+        running, paths = [], []
+        for sources in parts:
+            about = ("".join(sources), SHIM.read_text(), FLAGS, self.capability)
+            path = self.folder / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:24]}.so"
             paths.append(path)
             if path.exists():
                 continue
             text = path.with_suffix(".cpp")
-            text.write_text(source + _wrapper(source))
+            bodies = [
+                f"namespace kernel{i} {{\n{source.removeprefix(prelude())}\n{_wrapper(source)}}}\n"
+                for i, source in enumerate(sources)
+            ]
+            text.write_text(prelude() + "".join(bodies))
             command = ["g++", *FLAGS, f"-D__CUDA_ARCH__={self.capability * 10}"]
             command += ["-include", str(SHIM), str(text), "-o", str(path)]
             running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-            if len(running) >= workers:
-                _finish(running.pop(0))
         for process in running:
-            _finish(process)
+            _, log = process.communicate()
+            assert process.returncode == 0, log
         return [ctypes.CDLL(str(path)) for path in paths]
 
     def launch(self, function, grid, threads, shared, args) -> None:
@@ -134,8 +136,3 @@ class HostDevice:
         began = time.perf_counter()
         work()
         return (time.perf_counter() - began) * 1e3
-
-
-def _finish(process: subprocess.Popen) -> None:
-    _, log = process.communicate()
-    assert process.returncode == 0, log
