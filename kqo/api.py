@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kqo.emit.source import emit
-from kqo.errors import ArgumentError, VerificationError
+from kqo.errors import ArgumentError, PlanFileError, VerificationError
 from kqo.explain.render import explain
 from kqo.explain.subject import Subject
 from kqo.interop.preprocess import Preprocess
@@ -468,8 +468,6 @@ def load(path: str | PathLike[str]) -> CompiledPlan:
         PlanFileError: not a plan file, one of another version, or a damaged one; or it needs the
             user's own rules, and they are not where they were.
     """
-    from kqo.errors import PlanFileError
-
     stored = planfile.load(path)
     about: Mapping[str, Any] = stored.about
     try:

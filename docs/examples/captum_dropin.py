@@ -1,8 +1,9 @@
 """Captum's Occlusion without waiting: another import, the same call, the same attributions.
 
 ``python captum_dropin.py`` shows it on a small network in seconds. With ``--full`` it compares both
-on VGG16 with window (3, 16, 16) and stride (3, 4, 4), which takes some minutes: there Captum is given the batch size that is fastest on this machine, is run with stride (3, 16, 16), and
-its time per window is multiplied by the number of windows.
+on VGG16 with window (3, 16, 16) and stride (3, 4, 4), which takes some minutes: there Captum is
+given the batch size that is fastest on this machine, is run with stride (3, 16, 16), and its time
+per window is multiplied by the number of windows.
 """
 
 import argparse

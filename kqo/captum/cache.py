@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import weakref
 from collections import OrderedDict
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from kqo.api import CompiledPlan, compile
 from kqo.captum.arguments import Windows
 from kqo.errors import KqoError
+from kqo.ir.schema import shape
 from kqo.workloads import Occlusion
+from kqo.workloads.base import changed_scan
 
 MOST_PLANS = 4
 """Plans hold a copy of the weights and of the activations of one input; few are kept."""
@@ -110,11 +113,20 @@ class PlanCache:
         for other, known in self._found.items():
             same = (other.model, other.state, other.inputs) == (key.model, key.state, key.inputs)
             if same and isinstance(known, CompiledPlan):
-                return CompiledPlan(known.logical, workload, known.options, notes=known.notes)
+                return _asking(known, workload)
         try:
             return compile(model, tensors, workload)
         except KqoError as error:
             return error
+
+
+def _asking(plan: CompiledPlan, workload: Occlusion) -> CompiledPlan:
+    """The plan of the same model for another workload, without exporting it again."""
+    found = copy.copy(plan)  # leaves out what was planned, as a pickled plan does
+    found.workload = workload
+    found.scan = changed_scan(plan.logical, workload.input)
+    found.placed = workload.resolve(shape(found.scan.axes))
+    return found
 
 
 def _state(model: nn.Module) -> tuple[Any, ...]:

@@ -249,6 +249,24 @@ def test_plans_are_kept_and_bounded(monkeypatch):
     assert plans.plan(model, x, 0, windows[0]) is not first
 
 
+class Sorting(nn.Module):
+    """Has a part that torch runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 2, 3)
+
+    def forward(self, x):
+        return torch.sort(self.stem(x).flatten(1), dim=1)[0][:, :4]
+
+
+def test_windows_share_the_parts_that_torch_runs():
+    torch.manual_seed(0)
+    model = Sorting().eval()
+    for window in ((3, 4, 4), (3, 5, 5)):
+        incremental(model, images(), window, strides=window, target=1)
+
+
 def test_plans_go_with_their_model():
     model = classifier(seed=5)
     incremental(model, images(), (3, 5, 5), strides=(3, 5, 5), target=1)
