@@ -17,7 +17,7 @@ from kqo.ir.boxes import Boxes, bind, project
 from kqo.ir.nodes import Overlay
 from kqo.ir.plan import Array
 from kqo.ir.region import Region as SymbolicRegion
-from kqo.ir.schema import names, shape
+from kqo.ir.schema import Axes, names, shape
 from kqo.options import available_cores
 from kqo.planner.physical import PhysicalPlan, Step, Table
 from kqo.runtime import blas
@@ -33,7 +33,7 @@ from kqo.runtime.workspace import Workspace
 Values = NDArray[Any]
 Progress = Callable[[int, int], None]
 BATCHES = (96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
-DEFAULT_MEMORY = 384 << 20
+DEFAULT_MEMORY = 192 << 20
 
 
 def with_untouched(changed: Mapping[str, Boxes]) -> dict[str, Boxes]:
@@ -263,11 +263,13 @@ class Engine:
 
     def _run_batch(self, batch: slice, worker: int, results: dict[str, Values]) -> None:
         regions: dict[int, Region] = {}
-        shared: dict[int, Region] = {}
+        shared: dict[tuple[int, Axes], Region] = {}
         for table, boxes in self.boxes.items():
-            if id(boxes) not in shared:
-                shared[id(boxes)] = Region(self.plan.tables[table].positions, boxes.select(batch))
-            regions[table] = shared[id(boxes)]
+            # Equal boxes may be all of one relation and part of a larger one.
+            key = (id(boxes), self.plan.tables[table].positions)
+            if key not in shared:
+                shared[key] = Region(key[1], boxes.select(batch))
+            regions[table] = shared[key]
         binder = Binder(self.plan.tables, self.rows[worker], regions, self.slots[worker])
         workspace = self.workspaces[worker]
         made: dict[Any, Any] = {}
