@@ -37,8 +37,8 @@ def cuda_rates(precision: str) -> Rates:
         scalar=MEMORY / 8,
         vector=MEMORY / 8,
         stream=MEMORY / 12,
-        function=MEMORY / 8,
-        call=3e-6,
+        function=5e10,
+        call=1e-9,  # one launch does a step, however many blocks of rows it has
         index=1e11,
         bind=5e-6,
     )

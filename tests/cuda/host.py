@@ -42,7 +42,8 @@ def _wrapper(source: str) -> str:
         given = ", ".join(f"g_{name}_{arg}" for _, arg in split)
         lines.append(
             f"{declared}static void body_{name}() {{ {name}({given}); }}\n"
-            f'extern "C" void run_{name}(void** arguments, const int* grid, int threads, int bytes)\n'
+            f'extern "C" void run_{name}(void** arguments, const int* grid, int threads,'
+            " int bytes)\n"
             f"{{\n{taken}    kqo::run_grid(body_{name}, grid, threads, bytes);\n}}\n"
         )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A second run of an engine gives what the first gave: nothing reads rows that a run left behind."""
+"""A second run of an engine gives what the first gave: no step reads rows that it left behind."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ import kqo
 
 
 class Padded(nn.Module):
-    """Pads below what a convolution gave: the padded relation has more rows than the one it reads."""
+    """Pads below what a convolution gave: the padded relation has more rows than what it reads."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -85,8 +85,6 @@ def compile_kernel(source: str, capability: int, name: str = "kernel") -> bytes:
     )
     try:
         options = [f"--gpu-architecture=sm_{capability}", *OPTIONS]
-        if capability < 75:
-            options.append("-Wno-deprecated-gpu-targets")
         given = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
         status = nvrtc.nvrtcCompileProgram(program, len(options), given)
         if status:

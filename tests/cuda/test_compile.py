@@ -1,0 +1,138 @@
+"""Every emitted kernel compiles for the GPUs that kqo is written for."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import kqo
+from kqo.emit.cuda_program import Kernel
+from kqo.emit.cuda_step import prelude, render
+from kqo.errors import DeviceError
+from kqo.ir.boxes import everything as all_keys
+from kqo.options import PRECISIONS
+from kqo.runtime.cuda import cache, nvrtc
+from kqo.runtime.cuda.regions import bind_regions
+from kqo.runtime.engine import with_untouched
+from tests.cuda.planned import Case, everything, small
+
+try:
+    nvrtc.library()
+except DeviceError:
+    pytest.skip("needs NVRTC", allow_module_level=True)
+
+ARCHITECTURES = (70, 80, 90)
+SIZES = {"inception_v3": 299}
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return everything()
+
+
+def compile_for(kernels: dict[str, Kernel], architecture: int) -> dict[str, bytes]:
+    found = cache.compile_all(kernels.values(), architecture)
+    assert all(code[:4] == b"\x7fELF" for code in found.values())
+    return found
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KQO_CACHE", str(tmp_path))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_form_compiles(case, precision, architecture):
+    program = case.program(precision)
+    kernels = dict(program.kernels)
+    if precision != "float32":  # the others have no products, and are the same
+        kernels = {n: k for n, k in kernels.items() if k.shared_stage}
+    assert kernels
+    compile_for(kernels, architecture)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_winograd_and_the_binders_compile(case, architecture):
+    plan = case.compiled.physical
+    regions = bind_regions(plan, with_untouched(case.changed))
+    program = kqo.emit.cuda.emit_cuda(plan, regions.shapes, "float32")
+    kernels = {n: k for n, k in program.kernels.items() if re.search("_(in|out)put|products", n)}
+    assert {n.rsplit("_")[-1] for n in kernels} >= {"input", "products"}
+    kernels["bind"] = Kernel("bind_rows", prelude() + render("bind"), 128)
+    compile_for(kernels, architecture)
+
+
+def test_tensor_cores_are_used_where_they_are(case):
+    """The machine code differs by architecture as the instructions do."""
+    kernel = next(k for k in case.program("tf32").kernels.values() if k.shared_stage)
+    assert "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32" in kernel.source
+    assert "mma.sync.aligned.m8n8k4.row.col.f32.f16.f16.f32" in kernel.source
+    assert kernel.shared_bytes(70) < kernel.shared_bytes(80)
+    assert kernel.shared_bytes(70) <= 96 << 10 and kernel.shared_bytes(80) <= 99 << 10
+
+
+def test_code_is_cached(case, tmp_path, monkeypatch):
+    kernel = next(iter(case.program().kernels.values()))
+    first = cache.compiled(kernel, 80)
+    assert len(list((tmp_path / "cuda").iterdir())) == 1
+    monkeypatch.setattr(nvrtc, "compile_kernel", lambda *_: pytest.fail("compiled again"))
+    assert cache.compiled(kernel, 80) == first
+    with pytest.raises(pytest.fail.Exception):
+        cache.compiled(kernel, 90)
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(case, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KQO_CACHE", str(tmp_path / "file"))
+    kernel = next(iter(case.program().kernels.values()))
+    assert cache.compiled(kernel, 80)[:4] == b"\x7fELF"
+
+
+def test_what_does_not_compile_says_where():
+    with pytest.raises(DeviceError, match=r"broken does not compile for sm_80: broken.cu\(1\)"):
+        nvrtc.compile_kernel("not C", 80, "broken")
+
+
+def test_equal_kernels_are_emitted_once(case):
+    texts = [kernel.source for kernel in case.program().kernels.values()]
+    assert len(texts) == len(set(texts))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", kqo.zoo.NAMES)
+def test_zoo_compiles(name, precision):
+    size = SIZES.get(name, 224)
+    case = Case(kqo.zoo.build(name), ((3, size, size),), 16)
+    kernels = case.program(precision).kernels
+    if precision != "float32":
+        kernels = {n: k for n, k in kernels.items() if k.shared_stage}
+    for architecture in ARCHITECTURES:
+        compile_for(kernels, architecture)
+
+
+def test_a_float64_plan_is_refused(case):
+    from dataclasses import replace
+
+    plan = replace(case.planned(), dtype="float64")
+    shapes = bind_regions(plan, with_untouched(case.changed)).shapes
+    with pytest.raises(DeviceError, match="float64: kernels compute in float32"):
+        kqo.emit.cuda.emit_cuda(plan, shapes)
+
+
+def test_region_tables_count_from_the_batch():
+    """Starts of a region table, against a count by hand."""
+    case = small("fusion")
+    found = bind_regions(case.planned(), with_untouched(case.changed))
+    region = next(r for r in found.tables if r.positions and not r.whole)
+    table = region.table(region.rows, 3)
+    for query in range(len(table)):
+        before = region.rows[query - query % 3 : query].sum()
+        assert table[query, 0, -1] == before
+    assert (
+        all_keys(region.positions, 2).volume().tolist()
+        == [np.prod([a.extent for a in region.positions])] * 2
+    )

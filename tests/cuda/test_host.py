@@ -1,0 +1,218 @@
+"""Emitted CUDA, run on the processor under a shim, gives what the NumPy engine gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import kqo
+from kqo.errors import ArgumentError, DeviceError
+from kqo.ir.winograd import SIZES
+from kqo.options import PRECISIONS
+from kqo.runtime.cuda.engine import CudaEngine
+from kqo.runtime.cuda.target import on_gpu
+from kqo.runtime.timing import Timings
+from tests import models
+from tests.cuda.host import HostDevice, has_compiler
+from tests.cuda.planned import SMALL_ZOO, Case, Everything, everything, small
+from tests.unit.lowering import noise
+
+pytestmark = pytest.mark.skipif(not has_compiler(), reason="needs g++")
+EXACT = 5e-6
+RULES = {"WinogradProductBy2": 2, "WinogradProduct": 4: 6}
+QUICK = ("efficientnet", "regnet", "unet", "volume", "fusion")
+"""Models of which each has something that the others lack: gates, groups, resizing, axes, inputs."""
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory):
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return everything()
+
+
+def reference_engine(case: Case, device: HostDevice, **options) -> CudaEngine:
+    """The plan by a processor's rates, which prefer Winograd."""
+    plan = case.compiled.physical
+    return CudaEngine(plan, case.changed, device=device, **options)
+
+
+@pytest.mark.parametrize("capability", [70, 80])
+def test_every_form_equals_numpy(case, folder, capability):
+    engine = reference_engine(case, HostDevice(folder, capability), batch=20)
+    forms = {step.form for step in engine.plan.steps}
+    assert {"gather_gemm", "winograd", "taps", "rowwise", "concat", "patch"} <= forms
+    assert len(range(0, engine.queries, engine.batch)) > 2
+    assert case.error(engine) < EXACT
+
+
+@pytest.mark.parametrize(
+    ("precision", "capability"), [("tf32", 80), ("tf32", 70), ("float16", 80), ("float16", 70)]
+)
+def test_tensor_cores_keep_their_tolerance(case, folder, precision, capability):
+    error = case.error(case.engine(HostDevice(folder, capability), precision))
+    rounded = precision == "float16" or capability >= 80
+    assert (1e-5 if rounded else 0) < error < (PRECISIONS[precision] if rounded else EXACT)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_model_equals_numpy(name, folder):
+    found = small(name)
+    assert found.error(found.engine(HostDevice(folder))) < EXACT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SMALL_ZOO, *(n for n in models.MODELS if n not in QUICK)])
+def test_other_model_equals_numpy(name, folder):
+    found = small(name)
+    assert found.error(found.engine(HostDevice(folder))) < EXACT
+    assert found.error(reference_engine(found, HostDevice(folder))) < EXACT
+
+
+class Windows(nn.Module):
+    """Windows that minimal filtering takes, along one axis and along two."""
+
+    def __init__(self, taps: tuple[int, int]) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            padding = (taps[0] // 2, taps[1] // 2)
+            self.first = nn.Conv2d(3, 5, taps, padding=padding)
+            self.second = nn.Conv2d(5, 6, taps, padding=padding)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("rule", "taps"),
+    [
+        (rule, taps)
+        for rule, tile in RULES.items()
+        for taps in [(3, 3), (1, 7), (5, 1), (5, 5)]
+        if all(extent == 1 or (tile, extent) in SIZES for extent in taps)
+    ],
+)
+def test_minimal_filtering_of_every_size(folder, rule, taps):
+    case = Case(Windows(taps).eval(), ((3, 11, 13),), 3)
+    rules = kqo.api.rules_for(kqo.Options())
+    others = {n for n in rules.names() if n.startswith("Winograd") and n != rule}
+    case.compiled = case.compiled._without((*others, "GatherProduct"))
+    engine = reference_engine(case, HostDevice(folder))
+    assert any(step.form == "winograd" for step in engine.plan.steps)
+    assert case.error(engine) < EXACT
+
+
+def test_a_global_mean_starts_from_the_sum_of_the_view(case, folder):
+    device = HostDevice(folder)
+    engine = case.engine(device)
+    assert any("sums" in launch.kernel for launch in engine.program.views)
+    assert case.error(engine) < EXACT
+
+
+def test_a_sum_that_is_not_finite_is_taken_anew(folder):
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    case = Case(model, ((1, 6, 6),), 2)
+    case.inputs[0][0, 1, 1] = float("inf")
+    got, want = case.engine(HostDevice(folder)).run(case.arrays), case.expected()
+    assert np.isfinite(want["output"]).any() and not np.isfinite(want["output"]).all()
+    np.testing.assert_allclose(got["output"], want["output"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 1000])
+def test_any_batch_gives_the_same(case, folder, batch):
+    engine = case.engine(HostDevice(folder), batch=batch)
+    assert case.error(engine) < EXACT
+
+
+def test_a_second_input_reuses_memory_and_launches(case, folder):
+    engine = case.engine(HostDevice(folder), batch=16)
+    first = engine.run(case.arrays)
+    name = next(iter(case.arrays))
+    engine.run({name: case.arrays[name][:, ::-1].copy()})
+    again = engine.run(case.arrays)
+    assert all(np.array_equal(first[n], again[n]) for n in first)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(case, folder):
+    class Small(HostDevice):
+        """Refuses every launch over more blocks than a batch of a few queries needs."""
+
+        def launch(self, function, grid, threads, shared, args):
+            if function.__name__ == "run_bind_rows" and grid[0] > 6:
+                raise MemoryError
+            super().launch(function, grid, threads, shared, args)
+
+    engine = case.engine(Small(folder), batch=50)
+    assert case.error(engine) < EXACT
+    assert engine.batch == 4  # 50, 25, 13, 7, 4
+
+
+def test_a_plan_that_never_fits_says_so(case, folder):
+    class Full(HostDevice):
+        def load(self, kernels):
+            raise MemoryError
+
+    with pytest.raises(DeviceError, match="one query does not fit the memory of host"):
+        case.engine(Full(folder), batch=4).run(case.arrays)
+
+
+def test_the_batch_follows_free_memory(case, folder):
+    device = HostDevice(folder)
+    sizes = []
+    for free in (1 << 20, 4 << 20, 1 << 30):
+        device.free = free
+        sizes.append(case.engine(device).batch)
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1] == case.engine(device).queries
+
+
+def test_wrong_inputs_are_named(case, folder):
+    engine = case.engine(HostDevice(folder))
+    name = next(iter(case.arrays))
+    with pytest.raises(ArgumentError, match=f"{name}: got nothing"):
+        engine.run({})
+    with pytest.raises(ArgumentError, match=r"\(3, 2, 2\)"):
+        engine.run({name: np.zeros((3, 2, 2), dtype=np.float32)})
+
+
+def test_progress_ends_at_all_queries(case, folder):
+    engine = case.engine(HostDevice(folder), batch=20)
+    seen: list[tuple[int, int]] = []
+    engine.run(case.arrays, lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1] == (engine.queries - 1, engine.queries - 1)
+
+
+def test_analyze_times_every_launch(case, folder):
+    engine = case.engine(HostDevice(folder))
+    timings = Timings(len(engine.plan.steps))
+    engine.run(case.arrays, timings=timings)
+    assert all(timings.of(step) > 0 for step in range(len(engine.plan.steps)))
+    assert timings.wall > 0
+
+
+def test_only_arrays_on_a_gpu_stay_there(case, folder):
+    engine = case.engine(HostDevice(folder))
+    assert on_gpu(lambda: engine, np.zeros(3)) is None
+    assert on_gpu(lambda: pytest.fail("asked for an engine"), torch.zeros(3)) is None
+
+
+def test_several_boxes_per_query(folder):
+    model = Everything().eval()
+    boxes = [
+        [((2, 7), (3, 9)), ((20, 24), (22, 30))],
+        [((0, 5), (0, 5))],
+        [((1, 2), (10, 12), (0, 32)), ((0, 3), (30, 32), (30, 32))],
+    ]
+    image = noise(1, 3, 32, 32)
+    compiled = kqo.compile(model, (image,), kqo.Regions(boxes, fill=0.5))
+    changed = {compiled.scan.name: compiled.placed.boxes(compiled.scan.axes)}
+    engine = CudaEngine(compiled.physical, changed, device=HostDevice(folder))
+    given = {compiled.scan.name: image[0].numpy()}
+    got, want = engine.run(given)["output"], compiled.engine.run(given)["output"]
+    assert np.abs(got - want).max() < EXACT * np.abs(want).max()
