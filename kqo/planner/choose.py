@@ -153,7 +153,9 @@ class Chooser:
         for alternative in self.memo.alternatives(node):
             if self.is_sliced(alternative):
                 continue
-            if isinstance(alternative, Physical):
+            if isinstance(alternative, Domain):
+                found.append(Candidate("plain", alternative, ""))
+            elif isinstance(alternative, Physical):
                 rule = self.memo.rule_of(alternative) or ""
                 found.append(Candidate(alternative.form, alternative, rule))
             elif isinstance(alternative, Opaque):
@@ -225,8 +227,11 @@ class Chooser:
     def _settle(self, node: Node) -> tuple[float, Candidate | None]:
         if isinstance(node, Saved):
             return self._cost[node.input][0], None
-        if isinstance(node, (Scan, Const, Domain)):
+        if isinstance(node, (Scan, Const)):
             return 0.0, None
+        if isinstance(node, Domain):
+            # Its rows, all ones, are computed where a step reads them; forms seldom do.
+            return 0.0, self.candidates(node)[0]
         overlay = self.overlay(node)
         total = self._cost[overlay.base][0] if overlay is not None else 0.0
         if overlay is not None and not self.is_own_slice(node, overlay):

@@ -17,7 +17,7 @@ from kqo.ir.equations import Affine, Condition
 from kqo.ir.nodes import Const, Domain, Group, Join, Map, Node, Physical, Rekey, Union
 from kqo.ir.plan import Array
 from kqo.ir.scalar import Expr, Num, Var
-from kqo.ir.schema import Axes, features, names, positions, shape, without_query
+from kqo.ir.schema import Axes, features, names, positions, shape, size, without_query
 from kqo.ir.window import Window, roles
 from kqo.planner.physical import Step
 from kqo.runtime import functions
@@ -371,6 +371,9 @@ def plain(step: Step, binder: Binder, out: Region, k: dict[str, Array]) -> Run:
         return PlainRekey(step, node, binder, out)
     if isinstance(node, Union):
         return PlainUnion(step, node, binder, out)
+    if isinstance(node, Domain):
+        wide = size(features(node.axes))
+        return lambda a, z: np.ones((z - a, wide))
     what = node.form if isinstance(node, Physical) else node.op
     raise PlanError(f"no plain implementation of {what}")
 

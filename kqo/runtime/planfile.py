@@ -49,7 +49,7 @@ def checksum(plan: str, about: str, constants: Mapping[str, Array]) -> str:
     for part in (plan, about):
         digest.update(hashlib.sha256(part.encode()).digest())
     for name in sorted(constants):
-        value = np.ascontiguousarray(constants[name])
+        value = np.asarray(constants[name], order="C")
         head = f"{name} {value.dtype.str} {value.shape}"
         digest.update(hashlib.sha256(head.encode()).digest())
         digest.update(hashlib.sha256(value.data).digest())
@@ -67,7 +67,7 @@ def save(path: str | os.PathLike[str], stored: Stored) -> None:
 
     plan = stored.plan
     _check_saved(plan, os.fspath(path))
-    constants = {n: np.ascontiguousarray(v) for n, v in plan.constants.items()}
+    constants = {n: np.asarray(v, order="C") for n, v in plan.constants.items()}
     values = {
         **stored.about,
         "inputs": list(plan.inputs),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -9,7 +11,7 @@ from kqo.errors import ArgumentError
 from kqo.workloads.base import Workload
 from kqo.workloads.fill import GIVEN, Fill, aligned, gaussian
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
 
 
 def changed_inputs(workload: Workload, image: Array, queries: ArrayLike) -> Array:
@@ -21,7 +23,7 @@ def changed_inputs(workload: Workload, image: Array, queries: ArrayLike) -> Arra
         queries: numbers of queries.
 
     Returns:
-        float32 (queries, C, ...).
+        (queries, C, ...): float64 where the image is, float32 otherwise.
 
     Raises:
         ArgumentError: where the workload does not fit the image.
@@ -29,7 +31,7 @@ def changed_inputs(workload: Workload, image: Array, queries: ArrayLike) -> Arra
     placed = workload.resolve(image.shape)
     values = np.broadcast_to(fill_values(workload.fill, image), image.shape)
     numbers = np.asarray(queries, dtype=np.int64)
-    found = np.repeat(image[None].astype(np.float32), len(numbers), axis=0)
+    found = np.repeat(image[None].astype(_dtype(image)), len(numbers), axis=0)
     for row, query in zip(found, numbers, strict=True):
         mask = placed.mask(int(query))
         row[mask] = values[mask]
@@ -37,7 +39,7 @@ def changed_inputs(workload: Workload, image: Array, queries: ArrayLike) -> Arra
 
 
 def fill_values(fill: Fill, image: Array) -> Array:
-    """What a fill puts over an image (C, ...): float32 that broadcasts to the image's shape."""
+    """What a fill puts over an image (C, ...): an array that broadcasts to the image's shape."""
     if isinstance(fill, float):
         return np.asarray(fill, dtype=np.float32)
     if isinstance(fill, str) and fill == GIVEN:
@@ -47,9 +49,13 @@ def fill_values(fill: Fill, image: Array) -> Array:
     return aligned(np.asarray(fill, dtype=np.float32), image.shape)
 
 
+def _dtype(image: Array) -> type:
+    return np.float64 if image.dtype == np.float64 else np.float32
+
+
 def _mean(image: Array) -> Array:
     axes = tuple(range(1, image.ndim))
-    return np.asarray(image.mean(axis=axes, keepdims=True, dtype=np.float64), dtype=np.float32)
+    return np.asarray(image.mean(axis=axes, keepdims=True, dtype=np.float64), dtype=_dtype(image))
 
 
 def _blurred(image: Array) -> Array:
@@ -61,4 +67,4 @@ def _blurred(image: Array) -> Array:
         inside = (tap >= 0) & (tap < len(taps))
         matrix = np.where(inside, taps[np.clip(tap, 0, len(taps) - 1)], 0) / weight[:, None]
         found = np.moveaxis(np.tensordot(matrix, found, axes=(1, axis)), 0, axis)
-    return np.asarray(found, dtype=np.float32)
+    return np.asarray(found, dtype=_dtype(image))

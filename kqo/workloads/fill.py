@@ -120,8 +120,8 @@ def _blur(scan: Scan, taken: Mapping[str, object]) -> tuple[Node, dict[str, NDAr
         tap = Axis(f"k{axis.name}", len(taps))
         kernel = Const(_fresh(f"fill_taps_{axis.name}", taken), (tap,))
         weight = Const(_fresh(f"fill_weight_{axis.name}", taken), (axis,))
-        constants[kernel.name] = taps.astype(np.float32)
-        constants[weight.name] = inside.astype(np.float32)
+        constants[kernel.name] = taps
+        constants[weight.name] = inside
         on = (window(axis.name, tap.name, padding=len(taps) // 2),)
         joined = Join(node, kernel, on, (axis,), "mul")
         node = Join(Group(joined, names(scan.axes), "sum"), weight, (), (), "div")
