@@ -21,9 +21,9 @@ from tests.unit.lowering import noise
 
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="needs g++")
 EXACT = 5e-6
-RULES = {"WinogradProductBy2": 2, "WinogradProduct": 4: 6}
+RULES = {"WinogradProductBy2": 2, "WinogradProduct": 4}
 QUICK = ("efficientnet", "regnet", "unet", "volume", "fusion")
-"""Models of which each has something that the others lack: gates, groups, resizing, axes, inputs."""
+"""Models each of which has what the others lack: gates, groups, resizing, axes, inputs."""
 
 
 @pytest.fixture(scope="session")
