@@ -19,6 +19,7 @@ from kqo.errors import ArgumentError, PlanFileError, VerificationError
 from kqo.explain.render import explain
 from kqo.explain.subject import Subject
 from kqo.interop.preprocess import Preprocess
+from kqo.ir.boxes import Boxes
 from kqo.ir.plan import Plan
 from kqo.ir.schema import shape
 from kqo.lang.ruleset import RuleSet, load_rules
@@ -31,10 +32,12 @@ from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
 from kqo.rewrite.trace import Trace
 from kqo.runtime import planfile
+from kqo.runtime.arguments import add_fill, take
 from kqo.runtime.cuda.device import host_array, resolve_target
 from kqo.runtime.cuda.engine import CudaEngine
 from kqo.runtime.cuda.target import gpu_engine, on_gpu
 from kqo.runtime.engine import Engine, Progress
+from kqo.runtime.finite import are_finite, largest_error, spreads
 from kqo.runtime.opaque import Functions
 from kqo.runtime.planfile_checks import printable
 from kqo.runtime.progress import ProgressBar
@@ -42,7 +45,6 @@ from kqo.runtime.result import Result
 from kqo.runtime.timing import Timings
 from kqo.workloads import Occlusion, Placed, Regions, from_dict
 from kqo.workloads.base import changed_scan
-from kqo.workloads.fill import aligned
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -276,15 +278,18 @@ class CompiledPlan:
             VerificationError: a sampled query differs by more than the options' tolerance.
         """
         images, many = self._inputs((image, *others))
-        self._add_fill(images, fill)
+        add_fill(self.logical, self.workload.apply(self.logical), images, fill)
         engine = self._planned[3]
         began = time.perf_counter()
-        answers = []
+        answers, again = [], 0
         total = len(images) * len(self.placed)
         with ProgressBar(self.options.progress, total, progress) as bar:
             for number, inputs in enumerate(images):
                 bar.start(number * len(self.placed))
                 answers.append(engine.run(inputs, bar.update))
+                if self._may_have_spread(answers[-1]):
+                    answers[-1] = self._direct.run(_on_host(inputs))
+                    again += 1
         seconds = time.perf_counter() - began
         outputs, originals = {}, {}
         for name, _ in self.logical.roots:
@@ -303,59 +308,12 @@ class CompiledPlan:
             many,
             self.preprocess is not None and self.preprocess.outputs == "probabilities",
             self.preprocess.classes if self.preprocess is not None else (),
-            {"seconds": seconds, "batch": engine.batch},
+            {"seconds": seconds, "batch": engine.batch, "not_finite": again},
         )
         return self._verified(result, images, verify) if verify else result
 
     def _inputs(self, given: tuple[Any, ...]) -> tuple[list[dict[str, Values]], bool]:
-        scans = self.logical.scans
-        inputs = self.logical.inputs or tuple(s.name for s in scans)
-        if len(given) != len(inputs):
-            names = ", ".join(inputs)
-            raise ArgumentError("inputs", f"{len(given)} inputs", f"{len(inputs)}: {names}")
-        arrays: list[Values] = []
-        many: set[int | None] = set()
-        by_name = dict(zip(inputs, given, strict=True))
-        for scan in scans:
-            here = on_gpu(lambda: self.engine, by_name[scan.name])
-            array = host_array(by_name[scan.name]) if here is None else here
-            want = shape(scan.axes)
-            if array.shape == want:
-                array = array[None]
-                many.add(None)
-            elif array.shape[1:] == want and array.ndim == len(want) + 1 and len(array):
-                many.add(None if len(array) == 1 else len(array))
-            else:
-                accepted = f"{want} or (N, {', '.join(map(str, want))})"
-                raise ArgumentError(scan.name, f"shape {array.shape}", accepted)
-            if array.dtype.kind not in "fiub":
-                raise ArgumentError(scan.name, f"dtype {array.dtype}", "numbers")
-            arrays.append(array.astype(self.logical.dtype, copy=False))
-        counts = many - {None}
-        if len(counts) > 1:
-            raise ArgumentError("inputs", f"batches of {sorted(counts, key=str)}", "one batch size")
-        count = counts.pop() if counts else None
-        images = [
-            {s.name: a[i if len(a) > 1 else 0] for s, a in zip(scans, arrays, strict=True)}
-            for i in range(count or 1)
-        ]
-        return images, count is not None
-
-    def _add_fill(self, images: list[dict[str, Values]], given: Any) -> None:
-        """Add the values of a fill that is a base relation of its own to each image's inputs."""
-        known = {scan.name for scan in self.logical.scans}
-        fills = [scan for scan in self.workload.apply(self.logical).scans if scan.name not in known]
-        if not fills:
-            if given is not None:
-                raise ArgumentError("fill", "an array", "None: the workload has a fill already")
-            return
-        if given is None:
-            raise ArgumentError("fill", None, "an array: the workload's fill is 'given'")
-        array, want = host_array(given), shape(fills[0].axes)
-        each = array.ndim == len(want) + 1 and len(array) == len(images)
-        for number, inputs in enumerate(images):
-            own = aligned(array[number] if each else array, want)
-            inputs[fills[0].name] = np.broadcast_to(own, want).astype(self.logical.dtype)
+        return take(self.logical, given, lambda value: on_gpu(lambda: self.engine, value))
 
     def _verified(self, result: Result, images: list[dict[str, Values]], count: int) -> Result:
         """Compare sampled queries with full re-inference by a plan without delta rules."""
@@ -363,21 +321,13 @@ class CompiledPlan:
         queries = np.sort(generator.permutation(len(self.placed))[:count])
         boxes = self.placed.take(queries).boxes(self.scan.axes)
         options = replace(self.options, approximations={}, batch=None)
-        rules = rules_for(options).without("delta")
-        overlaid = self.workload.apply(self.logical)
-        memo = explore(overlaid, rules, {})
-        changed = {self.scan.name: boxes}
-        physical = Chooser(overlaid, memo, changed, len(queries), REFERENCE).choose()
-        threads = self.options.threads
-        dense = Engine(physical, emit(physical), changed, threads=threads, opaques=self._opaques)
+        dense = self._engine(rules_for(options).without("delta"), boxes, options)
         worst = 0.0
         for number, inputs in enumerate(images):
-            expected = dense.run(inputs)
+            expected = dense.run(_on_host(inputs))
             for name, values in result.outputs.items():
                 got = (values[number] if result.many else values)[queries]
-                want = expected[name][:-1]
-                scale = float(np.abs(want).max()) or 1.0
-                worst = max(worst, float(np.abs(got - want).max()) / scale)
+                worst = max(worst, largest_error(got, expected[name][:-1]))
         exact = not self.options.approximations
         if exact and not worst <= self.options.stated_tolerance:
             raise VerificationError(
@@ -386,6 +336,42 @@ class CompiledPlan:
                 hint="raise the tolerance, or leave out the rules of family physical",
             )
         return replace(result, facts={**result.facts, "verified": len(queries), "error": worst})
+
+    def _engine(self, rules: RuleSet, boxes: Boxes, options: Options) -> Engine:
+        """An engine on NumPy for other rules or positions, of forms that spread no NaN."""
+        fast = [name for name in rules.names() if spreads(name, self._finite_constants)]
+        overlaid = self.workload.apply(self.logical)
+        memo = explore(overlaid, rules.without(*fast), dict(options.approximations))
+        changed = {self.scan.name: boxes}
+        physical = Chooser(overlaid, memo, changed, boxes.queries, REFERENCE).choose()
+        return Engine(
+            physical,
+            emit(physical),
+            changed,
+            threads=options.threads,
+            memory=options.memory_bytes,
+            batch=options.batch,
+            opaques=self._opaques,
+        )
+
+    @cached_property
+    def _finite_constants(self) -> bool:
+        return are_finite(self.logical.constants.values())
+
+    @cached_property
+    def _direct(self) -> Engine:
+        """The engine for values that are not finite."""
+        boxes = self.placed.boxes(self.scan.axes)
+        return self._engine(rules_for(self.options), boxes, self.options)
+
+    def _may_have_spread(self, answers: dict[str, Values]) -> bool:
+        """Whether a fast form may have met NaN or infinity: a view or a result has one."""
+        chooser, _, _, engine = self._planned
+        known = engine.views_are_finite() if isinstance(engine, Engine) else True
+        if known and are_finite(answers.values()):
+            return False
+        rules = {a.rule for a in chooser.memo.trace}
+        return any(spreads(rule, self._finite_constants) for rule in rules)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the plan to a file: data, never code, which :func:`load` reads without torch."""
@@ -406,6 +392,10 @@ class CompiledPlan:
         self.__dict__.update(state)
         self._lowered = self._normalizing = None
         self._lock = threading.RLock()
+
+
+def _on_host(inputs: dict[str, Values]) -> dict[str, Values]:
+    return {name: host_array(value) for name, value in inputs.items()}
 
 
 def compile(

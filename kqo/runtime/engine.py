@@ -22,6 +22,7 @@ from kqo.options import available_cores
 from kqo.planner.physical import PhysicalPlan, Step, Table
 from kqo.runtime import blas
 from kqo.runtime.bind import Binder, Bound
+from kqo.runtime.finite import are_finite
 from kqo.runtime.opaque import Functions, OpaqueRows, assemble
 from kqo.runtime.patch import PatchRows
 from kqo.runtime.plain import layout, plain
@@ -197,6 +198,15 @@ class Engine:
         held: list[Values | Workspace] = [*self.buffers, *self.arenas, *self.workspaces]
         return sum(a.nbytes for a in held)
 
+    def views_are_finite(self) -> bool:
+        """Whether no value of a base relation or view of the last run is NaN or infinite."""
+        rows = (
+            self.buffers[table.id][PADDING_ROWS : PADDING_ROWS + table.rows]
+            for table in self.plan.tables
+            if table.view
+        )
+        return are_finite(rows)
+
     def _fill(self, table: Table, value: Array) -> None:
         """Write a whole relation, shaped as its axes, into the table's view rows."""
         order = np.argsort(layout(table.axes))
@@ -249,7 +259,8 @@ class Engine:
         self, number: int, bound: Bound, worker: int, blocks: list[tuple[int, int]]
     ) -> None:
         began = time.thread_time()
-        self.functions[number](bound, self.constants[number], self.workspaces[worker], blocks)
+        with np.errstate(all="ignore"):
+            self.functions[number](bound, self.constants[number], self.workspaces[worker], blocks)
         if self._timings is not None:
             self._timings.note(worker, number, began, began, time.thread_time())
 

@@ -1,0 +1,126 @@
+"""NaN and infinity go where they go in PyTorch, also where a fast form would spread them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kqo
+from kqo.api import rules_for
+from kqo.runtime.finite import PADDING_WITH_ZEROS, is_finite, largest_error, spreads
+from tests.asking import assert_answers
+from tests.unit.lowering import noise, randomized
+
+
+def network(classes: int = 3) -> nn.Module:
+    """Winograd, pooling, an additive delta at the end, and ReLU."""
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes),
+    )  # fmt: skip
+    return randomized(layers)
+
+
+def dense() -> nn.Module:
+    return randomized(nn.Sequential(*list(network())[:-3]))
+
+
+OCCLUSION = kqo.Occlusion(window=6, stride=6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("make", [network, dense])
+def test_a_pixel_in_and_outside_the_window(make, value) -> None:
+    x = noise(1, 3, 18, 18)
+    x[0, 1, 8, 8] = value
+    plan = assert_answers(make(), (x,), OCCLUSION, count=16)
+    facts = plan.run(x, verify=2).facts
+    assert facts["not_finite"] == 1 and facts["error"] < 1e-9
+    assert plan.run(noise(1, 3, 18, 18)).facts["not_finite"] == 0
+
+
+def test_only_images_that_need_it_are_computed_again() -> None:
+    x = noise(3, 3, 18, 18)
+    x[1, 0, 0, 0] = math.nan
+    plan = kqo.compile(network(), (x,), OCCLUSION)
+    result = plan.run(x)
+    assert result.facts["not_finite"] == 1
+    np.testing.assert_array_equal(result.outputs["output"][2], plan.run(x[2]).outputs["output"])
+
+
+@pytest.mark.parametrize("fill", [math.inf, -math.inf])
+def test_an_infinite_fill(fill) -> None:
+    x = noise(1, 3, 18, 18)
+    workload = kqo.Occlusion(window=6, stride=6, fill="given")
+    plan = kqo.compile(dense(), (x,), workload, kqo.Options(threads=1))
+    result = plan.run(x, fill=np.full((3, 1, 1), fill))
+    boxes = plan.placed.boxes(plan.scan.axes)
+    for query in (0, 4, 8):
+        changed = x.clone()
+        pairs = zip(boxes.lo[query, 0], boxes.hi[query, 0], strict=True)
+        changed[(0, *(slice(int(a), int(z)) for a, z in pairs))] = fill
+        with torch.no_grad():
+            wanted = dense()(changed)[0]
+        np.testing.assert_allclose(result.outputs["output"][query], wanted, rtol=0, atol=1e-9)
+
+
+def test_infinite_weights() -> None:
+    """Without padding: what padding gives then depends on which of its algorithms PyTorch takes."""
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten())
+    model = randomized(nn.Sequential(*layers, nn.Linear(4 * 14 * 14, 3)))
+    with torch.no_grad():
+        model[0].weight[0, 1, 1, 1] = math.inf
+        model[4].weight[1, 7] = math.nan
+    assert_answers(model, (noise(1, 3, 18, 18),), OCCLUSION)
+
+
+def test_padding_meets_no_weight() -> None:
+    """A key beyond the edge has no partner: an infinite weight gives infinity, not NaN."""
+    model = randomized(nn.Conv2d(2, 2, 3, padding=1))
+    with torch.no_grad():
+        model.weight.abs_()
+        model.weight[0, 0, 0, 0] = math.inf
+    x = noise(1, 2, 9, 9).abs()
+    found = kqo.compile(model, (x,), kqo.Occlusion(window=3, stride=3, fill=1.0)).run(x)
+    assert not np.isnan(found.original).any()
+    assert np.isinf(found.original[0, 1:, 1:]).all()
+    assert np.isfinite(found.original[0, 0]).all() and np.isfinite(found.original[1]).all()
+
+
+class Overflow(nn.Module):
+    """Infinity from finite inputs, hidden again by a comparison."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(torch.exp(400 * x))
+        return torch.where(y > 0, torch.ones_like(y), torch.zeros_like(y))
+
+
+def test_infinity_in_views_that_results_do_not_show() -> None:
+    model = randomized(Overflow())
+    x = noise(1, 2, 12, 12).abs()
+    assert_answers(model, (x,), kqo.Occlusion(window=3, stride=3))
+
+
+def test_every_rule_that_spreads_is_known_by_its_name() -> None:
+    names = rules_for(kqo.Options()).names()
+    assert set(PADDING_WITH_ZEROS) <= set(names)
+    assert sum(spreads(name, True) for name in names) >= 6
+    assert not spreads(None, True) and not spreads("GatherProduct", True)
+
+
+def test_largest_error_wants_nan_and_infinity_in_the_same_places() -> None:
+    a = np.array([1.0, math.nan, math.inf])
+    assert largest_error(a, a) == 0
+    assert largest_error(np.array([1.5, math.nan, math.inf]), a) == 0.5
+    assert largest_error(np.array([1.0, math.nan, -math.inf]), a) == math.inf
+    assert largest_error(np.array([math.nan, math.nan, math.inf]), a) == math.inf
+    assert not is_finite(a[1:2]) and not is_finite(a[2:]) and is_finite(a[:1]) and is_finite(a[:0])
