@@ -304,6 +304,14 @@ class Chooser:
             replace(s, once=False) if s.table == table and not s.delta else s for s in self._steps
         ]
 
+    def _spread_unsaved(self) -> None:
+        """View steps that read view rows that are computed once per batch run as often."""
+        often: set[int] = set()
+        for number, step in enumerate(self._steps):
+            if not step.delta and (not step.once or often & set(step.sources)):
+                often.add(step.table)
+                self._steps[number] = replace(step, once=False)
+
     def _sources(self, node: Node) -> tuple[int | None, ...]:
         candidate = self.cost(node)[1]
         if candidate is None:
@@ -357,6 +365,7 @@ class Chooser:
             self.cost(root)
         for node in self._chosen():
             self.table(node)
+        self._spread_unsaved()
         for name, root in self.plan.roots:
             roots.append((name, self.table(root), without_query(root.schema)))
         used = {
