@@ -28,8 +28,8 @@ def is_per_feature(left: Node, right: Node, on: Conditions, axes: Axes, by: Name
 def has_winograd(left: Node, right: Node, on: Conditions, axes: Axes, by: Names, tile: int) -> bool:
     """Whether Winograd's method with tiles of ``tile`` outputs an axis computes the window.
 
-    Its stride and dilation are 1, it is wider than 1 on some axis, and points are known for its extent
-    on every axis.
+    Its stride and dilation are 1, it is wider than 1 on some axis, and points are known for its
+    extent on every axis.
     """
     tiles = tiling(window_of(left, right, on, axes, by), int(tile))
     return (

@@ -31,7 +31,7 @@ def changed_inputs(workload: Workload, image: Array, queries: ArrayLike) -> Arra
     placed = workload.resolve(image.shape)
     values = np.broadcast_to(fill_values(workload.fill, image), image.shape)
     numbers = np.asarray(queries, dtype=np.int64)
-    found = np.repeat(image[None].astype(_dtype(image)), len(numbers), axis=0)
+    found: Array = np.repeat(image[None].astype(_dtype(image)), len(numbers), axis=0)
     for row, query in zip(found, numbers, strict=True):
         mask = placed.mask(int(query))
         row[mask] = values[mask]
