@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from kqo.api import CompiledPlan
+    from kqo.bench import Report
     from kqo.interop.models import Resolved
+
+CPU_BATCHES = "1,2,4,8,16,32"
 
 
 def bench(
@@ -35,7 +39,7 @@ def bench(
     ] = None,
     batches: Annotated[
         str, typer.Option(help="Batch sizes that dense engines may choose from.")
-    ] = "1,2,4,8,16,32",
+    ] = CPU_BATCHES,
     sample: Annotated[
         int, typer.Option(help="Positions that dense engines run and errors are taken at.", min=1)
     ] = 64,
@@ -58,6 +62,20 @@ def bench(
     tensor = _image(found, images, image)
     example = (torch.zeros((1, *found.shape)),)
     made = kqo.compile(found.model, example, asked, options=options, name=found.name)
+    if on_gpu(made):
+        from kqo.bench.gpu import GPU_BATCHES, measure_gpu
+
+        report = measure_gpu(
+            made,
+            found.module,
+            tensor,
+            workload=asked,
+            batches=GPU_BATCHES if batches == CPU_BATCHES else sizes,
+            sample=max(sample, *GPU_BATCHES),
+            repeats=repeats,
+        )
+        _show(report, as_json)
+        return
     report = measure(
         made,
         found.module,
@@ -68,6 +86,17 @@ def bench(
         repeats=repeats,
         threads=options.threads,
     )
+    _show(report, as_json)
+
+
+def on_gpu(plan: CompiledPlan) -> bool:
+    """Whether the plan runs on a GPU."""
+    from kqo.runtime.cuda.engine import CudaEngine
+
+    return isinstance(plan.engine, CudaEngine)
+
+
+def _show(report: Report, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
         return

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from kqo.explain.locality import locality
 from kqo.explain.subject import Subject
 from kqo.ir.nodes import Const, Physical
 from kqo.ir.region import is_clipped
-from kqo.ir.schema import size
 from kqo.ir.window import roles
 from kqo.planner.cost import work
 from kqo.planner.estimate import Estimate, Prediction
@@ -121,11 +121,8 @@ def _head(subject: Subject, prediction: Prediction) -> list[str]:
         f"{duration(prediction.seconds / queries)} per query on {threads} "
         f"({subject.rates.source} rates)"
     )
-    whole = [
-        t.name for t in plan.tables if t.region is not None and not t.view and size(t.positions) > 1
-    ]
-    if whole:
-        lines.append(f"locality ends at {whole[0]}: every position is computed from there")
+    called = {number: layer_of(plan, step) for number, step in enumerate(plan.steps)}
+    lines += locality(subject, called)
     return lines
 
 

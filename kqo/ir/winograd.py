@@ -22,9 +22,7 @@ POINTS = {
     7: ("0", "3/5", "-3/5", "1", "-1", "7/4", "-7/4"),
     9: ("0", "2/5", "-2/5", "4/5", "-4/5", "5/4", "-5/4", "2", "-2"),
 }
-SIZES = frozenset(
-    (m, r) for m in (2, 4, 6) for r in (3, 5, 7) if m + r - 2 in POINTS and m * r <= 28
-)
+SIZES = frozenset((m, r) for m in (2, 4) for r in (3, 5, 7))
 """Sizes (outputs, taps) along one axis for which points are given."""
 
 

@@ -17,7 +17,7 @@ WORD = 4
 BLOCK_BYTES = 1 << 19
 """Scratch of a block of rows, as the runtime cuts them, so that it stays in the cache."""
 FEWEST_ROWS = 512
-FEWEST_TILES = 256
+FEWEST_TILES = 192
 FUNCTIONS = frozenset(
     ("exp", "log", "log1p", "sqrt", "rsqrt", "pow", "tanh", "sigmoid", "erf", "sin", "cos")
 )

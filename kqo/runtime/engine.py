@@ -34,7 +34,7 @@ from kqo.runtime.workspace import Workspace
 Values = NDArray[Any]
 Progress = Callable[[int, int], None]
 BATCHES = (96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
-DEFAULT_MEMORY = 192 << 20
+DEFAULT_MEMORY = 128 << 20
 
 
 def with_untouched(changed: Mapping[str, Boxes]) -> dict[str, Boxes]:
