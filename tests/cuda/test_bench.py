@@ -1,0 +1,56 @@
+"""The benchmark on a GPU, tried where there is none: PyTorch and the plan both on the processor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import kqo
+from kqo.bench.gpu import Dense, best_of, measure_gpu, products_in
+from tests.cuda.planned import Everything
+from tests.unit.lowering import noise
+
+
+def test_measure_gpu_reports_both_engines():
+    model, image = Everything().eval(), noise(1, 3, 32, 32)
+    workload = kqo.Occlusion(window=6, stride=5)
+    plan = kqo.compile(model, (image,), workload)
+    report = measure_gpu(
+        plan,
+        model,
+        image[0].numpy(),
+        workload=workload,
+        batches=(1, 4),
+        sample=8,
+        repeats=1,
+        device="cpu",
+    )
+    assert [row.engine for row in report.rows] == ["kqo", "PyTorch float32, eager"]
+    assert report.rows[1].batch in (1, 4) and report.rows[1].ratio > 0
+    assert report.error < 1e-5
+    assert report.positions == len(workload.resolve((3, 32, 32)))
+
+
+def test_ways_that_do_not_fit_are_left_out():
+    def full():
+        raise torch.cuda.OutOfMemoryError
+
+    dense = Dense(Everything().eval(), "float32", "cpu")
+    ways = {("eager", 1): lambda: 2.0, ("eager", 2): lambda: 1.0, ("graph", 4): full}
+    assert best_of(ways, dense) == ("eager", 2)
+
+
+def test_float16_runs_in_float16():
+    dense = Dense(Everything().eval(), "float16", "cpu")
+    images = dense.images(np.zeros((2, 3, 32, 32), dtype=np.float32))
+    assert images.dtype == torch.float16
+    assert dense.plain(images).shape == (2, 7)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_products_are_set_back(precision):
+    before = torch.backends.cudnn.allow_tf32
+    with products_in(precision):
+        assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")
+    assert torch.backends.cudnn.allow_tf32 == before
