@@ -20,7 +20,7 @@ WORKERS = 2
 SHIM = Path(__file__).parent / "shim.h"
 FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-w", "-fwrapv", "-Wl,-Bsymbolic")
 ENTRY = re.compile(
-    r'extern "C" __global__ void(?: __launch_bounds__\(\d+\))? (\w+)\((.*?)\)\n', re.S
+    r'extern "C" __global__ void(?: __launch_bounds__\([\d, ]+\))? (\w+)\((.*?)\)\n', re.S
 )
 
 

@@ -55,6 +55,8 @@ def gpu_engine(
 
 def on_gpu(engine: Callable[[], object], value: Any) -> Any:
     """An array that is on a GPU, for an engine that is there too; else None."""
+    if hasattr(value, "detach"):  # torch refuses the question of tensors that need gradients
+        value = value.detach()
     if not hasattr(value, "__cuda_array_interface__"):
         return None
     found = engine()
