@@ -20,12 +20,13 @@ from kqo.runtime.rows import (
     IDENTITY_ROW,
     PADDING_ROWS,
     ZERO,
+    Grid,
     Ints,
     Points,
     Region,
     Source,
-    lookup,
 )
+from kqo.runtime.templates import Templates
 from kqo.runtime.workspace import Input
 
 Values = NDArray[Any]
@@ -88,11 +89,13 @@ class Binder:
         buffers: list[Values],
         regions: dict[int, Region],
         slots: dict[int, int],
+        templates: Templates | None = None,
     ) -> None:
         self.tables = tables
         self.buffers = buffers
         self.regions = regions
         self.slots = slots
+        self.templates = templates or Templates()
 
     def source(self, table: int, delta: bool) -> Source:
         """Where a table's rows lie for a step that computes delta rows, or view rows."""
@@ -121,7 +124,7 @@ class Binder:
             same = source.positions == out.positions
             if source.region is None and same and out.whole and out.boxes.queries == 1:
                 return Input(buffer, None, source.view)
-        return Input(buffer, lookup(out.points, source, reads, taps, missing))
+        return Input(buffer, self.templates.lookup(out.points, source, reads, taps, missing))
 
     def bind(self, step: Step, out: Region) -> Bound:
         """Bind a step to the output rows ``out``."""
@@ -202,11 +205,14 @@ class Binder:
         box = np.repeat(np.arange(len(tiles)), tiles)
         at = np.stack(_unravel(np.arange(int(tiles.sum())) - first[box], grid[box]), axis=1)
         origin = lo[box] + tile * at
-        points = Points(out.positions, query[box], tuple(origin.T))
+        spread: Grid | None = None
+        if boxes.lo.shape[1] == 1 and some.all():
+            spread = Grid(lo, tile * (grid - 1) + 1, tiles, tuple(tile.tolist()))
+        points = Points(out.positions, query[box], tuple(origin.T), spread)
         extents = iter([m + r - 1 for m, r in sizes if r > 1])
         wider = tuple(Axis(a.name, next(extents)) for a in window.taps)
         source = self.source(step.sources[0], step.delta)
-        index = lookup(points, source, window.reads, wider, ZERO)
+        index = self.templates.lookup(points, source, window.reads, wider, ZERO)
         row_box = np.repeat(np.arange(len(tiles)), rows[some])
         local = np.stack(out.coordinates, axis=1) - lo[row_box]
         which, within = local // tile, local % tile

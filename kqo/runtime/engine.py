@@ -28,6 +28,7 @@ from kqo.runtime.patch import PatchRows
 from kqo.runtime.plain import layout, plain
 from kqo.runtime.rows import PADDING_ROWS, Region, everything
 from kqo.runtime.slots import Arena, pack, unpinned
+from kqo.runtime.templates import Templates
 from kqo.runtime.timing import Timings
 from kqo.runtime.workspace import Workspace
 
@@ -177,6 +178,7 @@ class Engine:
         self.arenas = [np.empty(arena.size, dtype=dtype) for _ in range(self.workers)]
         self.rows = [self._rows_of(w, arena) for w in range(self.workers)]
         self._views: dict[int, Bound] = {}
+        self._templates = Templates()
         self._allocated = True
 
     def _rows_of(self, worker: int, arena: Arena) -> list[Values]:
@@ -281,7 +283,8 @@ class Engine:
             if key not in shared:
                 shared[key] = Region(key[1], boxes.select(batch))
             regions[table] = shared[key]
-        binder = Binder(self.plan.tables, self.rows[worker], regions, self.slots[worker])
+        buffers, slots = self.rows[worker], self.slots[worker]
+        binder = Binder(self.plan.tables, buffers, regions, slots, self._templates)
         workspace = self.workspaces[worker]
         made: dict[Any, Any] = {}
         timings = self._timings

@@ -34,6 +34,23 @@ IDENTITY_ROW = {"sum": ZERO, "mean": ZERO, "": ZERO, "max": LOWEST, "min": HIGHE
 
 
 @dataclass(frozen=True, eq=False)
+class Grid:
+    """Points of each query that make up one grid, query after query, row-major.
+
+    Attributes:
+        lo: first point of each query, shape (queries, axes).
+        extent: from the first point to the last, and 1, shape (queries, axes).
+        counts: points of each query, shape (queries,).
+        spacing: distance between points along each axis.
+    """
+
+    lo: Ints
+    extent: Ints
+    counts: Ints
+    spacing: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Points:
     """Output positions that read: rows, or origins of tiles.
 
@@ -41,11 +58,13 @@ class Points:
         positions: position axes.
         query: query of each point, shape (points,).
         coordinates: position along each axis, arrays of shape (points,).
+        grid: how they lie, where each query's make up one grid.
     """
 
     positions: Axes
     query: Ints
     coordinates: tuple[Ints, ...]
+    grid: Grid | None = None
 
     @property
     def count(self) -> int:
@@ -114,7 +133,11 @@ class Region:
     @cached_property
     def points(self) -> Points:
         """The rows' positions."""
-        return Points(self.positions, self.query, self.coordinates)
+        grid = None
+        if self.boxes.lo.shape[1] == 1:
+            lo, hi = self.boxes.lo[:, 0], self.boxes.hi[:, 0]
+            grid = Grid(lo, hi - lo, self.sizes[:, 0], (1,) * len(self.positions))
+        return Points(self.positions, self.query, self.coordinates, grid)
 
     def same_rows(self, other: Region) -> bool:
         """Whether both have the same rows in the same order."""
