@@ -27,6 +27,8 @@ from tests.property.asked import Question, asked_again, occluded, questions, ran
 from tests.property.layers import Draw
 from tests.property.networks import Network, networks
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
 NETWORKS, QUESTIONS = 20, 5
 SLOW_NETWORKS, SLOW_QUESTIONS, SHARDS = 50, 10, 5
 QUIET = [

@@ -11,6 +11,7 @@ class DensePlan:
     """Stands in for a compiled plan where a test is about what is around it."""
 
     source = "# the source of the plan\n"
+    engine = None  # no engine of ours: neither the processor's nor the GPU's
 
     def __init__(self, model, workload, name="dense", preprocess=None):
         self.model, self.workload = model, workload
