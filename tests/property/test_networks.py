@@ -30,7 +30,7 @@ from tests.property.networks import Network, networks
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
 NETWORKS, QUESTIONS = 20, 5
-SLOW_NETWORKS, SLOW_QUESTIONS, SHARDS = 50, 10, 5
+SLOW_NETWORKS, SLOW_QUESTIONS, SHARDS = 20, 10, 2
 QUIET = [
     HealthCheck.too_slow,
     HealthCheck.data_too_large,

@@ -2,10 +2,6 @@
 
 import gc
 import inspect
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import captum.attr
 import pytest
@@ -279,17 +275,3 @@ def test_plans_go_with_their_model():
     del model
     gc.collect()
     assert not any(key.model == number for key in PLANS._found)
-
-
-@pytest.mark.slow
-def test_vgg16_is_eight_times_as_fast_as_captum(tmp_path):
-    """Both with their best batches; the script also compares attributions. Takes minutes."""
-    script = Path(__file__).resolve().parents[2] / "docs" / "examples" / "captum_dropin.py"
-    done = subprocess.run(
-        [sys.executable, script, "--full"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-    )
-    assert float(re.search(r"([\d.]+) times as fast", done.stdout)[1]) >= 8
