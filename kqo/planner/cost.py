@@ -16,6 +16,8 @@ from kqo.planner.rates import Rates
 WORD = 4
 BLOCK_BYTES = 1 << 19
 """Scratch of a block of rows, as the runtime cuts them, so that it stays in the cache."""
+SHORT_ROW = 32
+"""Bytes of rows up to which windows of several axes are put together from strips."""
 FEWEST_ROWS = 512
 FEWEST_TILES = 192
 FUNCTIONS = frozenset(
@@ -194,7 +196,8 @@ def work(
         indices=rows * len(extra),
     )
     if form == "gather_gemm":
-        return _gather_gemm(base, rows, taps=taps, deep=deep, wide=wide, tail=tail, moved=moved[0])
+        made = _gather_gemm(base, rows, taps=taps, deep=deep, wide=wide, tail=tail, moved=moved[0])
+        return _in_strips(made, base, window, rows) if moved[0] else made
     if form == "winograd" and isinstance(node, Physical):
         sizes = tiling(window, node.tile)
         return _winograd(base, rows, tiles, sizes=sizes, deep=deep, wide=wide, tail=tail)
@@ -240,6 +243,25 @@ def _gather_gemm(
         inner=inner,
         wide=wide,
         panels=blocks * inner * wide * WORD,
+    )
+
+
+def _in_strips(made: Work, base: Work, window: Window, rows: int) -> Work:
+    """The product's work where windows are put together from runs along the last axis.
+
+    Each run is shared by some of the windows along the other axes; about as many are made as there
+    are rows, times the taps of one of these axes.
+    """
+    deep = columns_in(window)
+    if deep * WORD > SHORT_ROW or len(window.taps) < 2 or len(window.taps) != len(window.rows):
+        return made
+    last = window.taps[-1].extent or 1
+    runs = rows * (window.tap_count // last)
+    single = rows * last * (window.taps[0].extent or 1)
+    return replace(
+        made,
+        gather_rows=base.gather_rows + runs + single,
+        indices=base.indices + runs + single,
     )
 
 

@@ -26,6 +26,7 @@ from kqo.runtime.rows import (
     Region,
     Source,
 )
+from kqo.runtime.strips import has_strips, read_strips
 from kqo.runtime.templates import Templates
 from kqo.runtime.workspace import Input
 
@@ -148,6 +149,10 @@ class Binder:
         assert step.sources[0] is not None
         if step.form == "winograd":
             return self._bind_winograd(step, step.node, window, out, target, operands)
+        if step.form == "gather_gemm":
+            in_strips = self._bind_strips(step, window, out, target, operands)
+            if in_strips is not None:
+                return in_strips
         reads = window.reads if agg else natural_reads(self.tables[step.sources[0]].positions)
         taps = window.taps if agg else ()
         first = self.read(step.sources[0], out, reads, taps, IDENTITY_ROW[agg], step.delta)
@@ -166,6 +171,28 @@ class Binder:
         elif agg == "mean":
             bound.counts = np.ones((out.count, 1), dtype=target.dtype)
         return bound
+
+    def _bind_strips(
+        self,
+        step: Step,
+        window: Window,
+        out: Region,
+        target: Values,
+        operands: tuple[Input | None, ...],
+    ) -> Bound | None:
+        """A product whose windows are put together from strips; None where that is not possible."""
+        assert step.sources[0] is not None
+        buffer = self.buffers[step.sources[0]]
+        columns = buffer.shape[1]
+        if not has_strips(window, columns, buffer.itemsize):
+            return None
+        each = window.tap_count * columns * buffer.itemsize
+        source = self.source(step.sources[0], step.delta)
+        found = read_strips(out, source, window, self.templates, row_bytes=each)
+        if found is None:
+            return None
+        first = Input(buffer, found.index, strips=found.strips)
+        return Bound(target, (first, None, *operands), found.blocks, out)
 
     def _all_natural(
         self, step: Step, nodes: tuple[Node, ...], out: Region, skip: int = 0

@@ -14,6 +14,19 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
+class Strips:
+    """Runs of rows along the last axis of a window.
+
+    Attributes:
+        index: row numbers of each strip, shape (strips, taps of the last axis).
+        spans: strips of each block, by its first row.
+    """
+
+    index: Ints
+    spans: dict[int, tuple[int, int]]
+
+
+@dataclass(frozen=True, eq=False)
 class Input:
     """Rows that a step reads.
 
@@ -21,11 +34,13 @@ class Input:
         buffer: the relation's rows, shape (all rows, columns).
         index: row numbers, shape (rows, taps), or None where row r reads row ``first + r``.
         first: the first row, where ``index`` is None.
+        strips: runs of rows; ``index`` then holds numbers of strips, from the block's first on.
     """
 
     buffer: Values
     index: Ints | None
     first: int = 0
+    strips: Strips | None = None
 
 
 class Workspace:
@@ -60,10 +75,26 @@ class Workspace:
         """
         if source.index is None:
             return source.buffer[source.first + a : source.first + z]
+        if source.strips is not None:
+            return self._put_together(source, source.strips, a, z)
         index = source.index[a:z].ravel()
         out = self.array(name, (len(index), source.buffer.shape[1]))
         # mode="clip" lets NumPy write straight into out; "raise" goes through a copy, 4x slower.
         np.take(source.buffer, index, axis=0, out=out, mode="clip")
+        return out.reshape(z - a, -1)
+
+    def _put_together(self, source: Input, strips: Strips, a: int, z: int) -> Values:
+        """The windows of output rows a to z, a block: its strips first, then whole runs of them."""
+        assert source.index is not None
+        low, high = strips.spans[a]
+        rows = strips.index[low:high].ravel()
+        columns = source.buffer.shape[1]
+        runs = self.array("strips", (len(rows), columns))
+        np.take(source.buffer, rows, axis=0, out=runs, mode="clip")
+        runs = runs.reshape(high - low, -1)
+        index = source.index[a:z].ravel()
+        out = self.array("x", (len(index), runs.shape[1]))
+        np.take(runs, index, axis=0, out=out, mode="clip")
         return out.reshape(z - a, -1)
 
     def tap(self, source: Input, j: int, a: int, z: int, out: Values | None = None) -> Values:
