@@ -91,7 +91,7 @@ def _reach(condition: Condition, out: str, extents: Mapping[str, int]) -> int:
 
 @builtin
 def bases(context: Context, parts: Nodes) -> Nodes | None:
-    """What the parts are overlays of; a part that does not vary stands for itself.
+    """What the parts are overlays of; a part that does not vary stands for itself, unmaterialized.
 
     Refuses where a part varies by query and is not known as an overlay, or where none varies.
     """
@@ -100,8 +100,9 @@ def bases(context: Context, parts: Nodes) -> Nodes | None:
         overlay = _overlay(context, part)
         if overlay is None and has_query(part.schema):
             return None
-        found.append(part if overlay is None else overlay.base)
-    return None if tuple(found) == parts else tuple(found)
+        old = part if overlay is None else overlay.base
+        found.append(old.input if isinstance(old, Saved) else old)
+    return tuple(found) if any(has_query(part.schema) for part in parts) else None
 
 
 def _overlay(context: Context, node: Node) -> Overlay | None:
