@@ -20,7 +20,7 @@ from tests.cuda.planned import SMALL_ZOO, Case, Everything, everything, small
 from tests.unit.lowering import noise
 
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="needs g++")
-EXACT = 5e-6
+EXACT = 1e-5  # the stated tolerance: both engines round, in different orders
 RULES = {"WinogradProductBy2": 2, "WinogradProduct": 4}
 QUICK = ("efficientnet", "regnet", "unet", "volume", "fusion")
 """Models each of which has what the others lack: gates, groups, resizing, axes, inputs."""
@@ -57,7 +57,7 @@ def test_every_form_equals_numpy(case, folder, capability):
 def test_tensor_cores_keep_their_tolerance(case, folder, precision, capability):
     error = case.error(case.engine(HostDevice(folder, capability), precision))
     rounded = precision == "float16" or capability >= 80
-    assert (1e-5 if rounded else 0) < error < (PRECISIONS[precision] if rounded else EXACT)
+    assert (EXACT if rounded else 0) < error < (PRECISIONS[precision] if rounded else EXACT)
 
 
 @pytest.mark.parametrize("name", QUICK)
