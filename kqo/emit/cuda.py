@@ -25,7 +25,7 @@ def _form(step: Step, precision: str) -> Form:
     if step.form in ("rowwise", "concat"):
         return cuda_forms.rowwise if step.form == "rowwise" else cuda_forms.concat
     window = roles(node)
-    if step.form == "taps" and window.tap_count <= cuda_forms.MOST_READS - 8:
+    if step.form in ("taps", "additive") and window.tap_count <= cuda_forms.MOST_READS - 8:
         return cuda_forms.taps
     if step.form in ("gather_gemm", "winograd") and isinstance(node.weight, Const):
         # Minimal filtering saves multiplications, of which tensor cores have plenty.

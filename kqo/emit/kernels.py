@@ -76,8 +76,8 @@ def depthwise_kernel(node: Physical) -> str | None:
     own = names(weight.schema)
     taken = permuted(weight.name, own, tuple(n for n in order if n in own))
     extents = [1 if n not in own else dict(weight.schema)[n] for n in order]
-    full = shape((*window.taps, *window.left_features))
-    widened = f"np.broadcast_to({taken}.reshape({extents}), {list(full)})"
+    full = list(shape((*window.taps, *window.left_features)))
+    widened = taken if extents == full else f"np.broadcast_to({taken}.reshape({extents}), {full})"
     columns = _product(window.left_features)
     return f"np.ascontiguousarray({widened}).reshape({window.tap_count}, {columns})"
 

@@ -120,6 +120,8 @@ def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
         if step.form == "gather_gemm":
             values["transposed"] = kernels.keeps_layout(node, itemsize)
             constants.insert(0, ("kernel", kernels.gemm_kernel(node, itemsize)))
+        elif step.form == "additive":
+            values["taps"] = window.tap_count
         elif step.form == "winograd":
             sizes = tiling(window, node.tile)
             suffix = _suffix(sizes)
@@ -197,10 +199,12 @@ def _assemble(
         "Relations are matrices, one row per position and one column per feature. Each\n",
         "function computes rows of one relation, a block of rows a to z at a time: s holds its\n",
         'rows and row numbers, k its constants, w scratch memory.\n"""\n\n',
-        "import numpy as np\n\n",
+        "import numpy as np\n",
     ]
     if helpers:
-        out.append(f"from kqo.runtime.functions import {', '.join(sorted(helpers))}\n\n")
+        out.append(f"\nfrom kqo.runtime.functions import {', '.join(sorted(helpers))}\n")
+    if tiles:
+        out.append("\n")
     for tile in sorted(tiles):
         out.append(_matrices(tile, plan.dtype))
     if tiles:

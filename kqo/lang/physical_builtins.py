@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from kqo.ir.equations import Condition, Ranged
 from kqo.ir.nodes import Const, Domain, Node
 from kqo.ir.scalar import Expr, Var, call
-from kqo.ir.schema import Axes, features, names, positions, without_query
+from kqo.ir.schema import Axes, features, names, positions, size, without_query
 from kqo.ir.window import is_contraction, is_depthwise, tiling, window_of
 from kqo.ir.winograd import SIZES
 from kqo.lang.registry import Conditions, Names, Nodes, builtin
@@ -22,6 +23,25 @@ def is_per_feature(left: Node, right: Node, on: Conditions, axes: Axes, by: Name
     return isinstance(right, (Const, Domain)) and is_depthwise(
         window_of(left, right, on, axes, by), right
     )
+
+
+@builtin
+def reads_everything(left: Node, right: Node, on: Conditions, axes: Axes, by: Names) -> bool:
+    """Whether there is one row of groups, and its window holds every position of the left once."""
+    window = window_of(left, right, on, axes, by)
+    taps, source = dict(window.taps), dict(left.schema)
+    if size(window.rows) != 1 or window.tap_count != size(positions(left.schema)):
+        return False
+    return window.tap_count > 1 and all(
+        _reads_all(condition, taps, source[axis] or 0) for axis, condition in window.reads
+    )
+
+
+def _reads_all(condition: Condition, taps: dict[str, int | None], extent: int) -> bool:
+    if isinstance(condition, Ranged):
+        return condition.lo == (0,) and condition.hi == (extent,) and taps[condition.tap] == extent
+    own = [(step, taps[name]) for step, name in condition.terms if name in taps]
+    return own == [(1, extent)] and condition.offset == 0 and condition.scale == 1
 
 
 @builtin

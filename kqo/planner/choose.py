@@ -156,6 +156,8 @@ class Chooser:
             if isinstance(alternative, Domain):
                 found.append(Candidate("plain", alternative, ""))
             elif isinstance(alternative, Physical):
+                if alternative.form == "additive" and self.overlay(alternative.input) is None:
+                    continue  # its input is stored in full, so that there is nothing to subtract
                 rule = self.memo.rule_of(alternative) or ""
                 found.append(Candidate(alternative.form, alternative, rule))
             elif isinstance(alternative, Opaque):
@@ -180,6 +182,8 @@ class Chooser:
         tiles = 0
         if candidate.form == "winograd" and isinstance(candidate.node, Physical):
             tiles = tiles_of(self.boxes(node), candidate.node)
+        elif candidate.form == "additive":
+            tiles = self.rows(candidate.node.inputs[0])
         counted = work(candidate.form, candidate.node, rows, tiles)
         return counted.seconds(self.rates) + self.rates.bind
 

@@ -172,7 +172,7 @@ def work(
         form: the physical form, or ``plain``.
         node: Physical, or the logical node of a plain form.
         rows: output rows, over all queries.
-        tiles: output tiles of a Winograd form, over all queries.
+        tiles: output tiles of a Winograd form, changed rows of an additive one, over all queries.
         moved: for each input whether its rows are gathered rather than read in place; by default
             those of windows are.
     """
@@ -201,6 +201,10 @@ def work(
     if form == "winograd" and isinstance(node, Physical):
         sizes = tiling(window, node.tile)
         return _winograd(base, rows, tiles, sizes=sizes, deep=deep, wide=wide, tail=tail)
+    if form == "additive":
+        blocks = _blocks(tiles, wide * WORD)
+        made = _gathering(base, tiles, wide, blocks * (4 + tail.calls))
+        return replace(made, pairs=base.pairs + 2 * tiles * wide)
     if form == "taps":
         return _taps(base, node, rows, taps=taps, wide=wide, tail=tail)
     if form == "rowwise":

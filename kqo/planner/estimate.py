@@ -94,6 +94,8 @@ def _counted(plan: PhysicalPlan, step: Step, boxes: Mapping[int, Boxes]) -> tupl
             tiles = tiles_of(boxes[step.table], step.node)
         else:
             tiles = tiles_of(everything(table.positions, 1), step.node)
+    elif step.form == "additive" and step.sources[0] is not None:
+        tiles = int(boxes[step.sources[0]].volume().sum())
     counted = work(step.form, step.node, rows, tiles, _moved(step, boxes))
     # Row numbers of a view are computed once, when the plan is bound.
     return rows, counted if step.delta else replace(counted, indices=0)

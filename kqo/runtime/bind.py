@@ -47,6 +47,8 @@ class Bound:
         plain: for a plain form, computes and writes a range of rows.
         overlay: for the rows that the workload changed, writes a range of rows.
         spans: for a Winograd form, the output rows of each block, by its first tile.
+        starts: for an additive form, changed rows before those of each query, and of all.
+        view: for an additive form, the view rows of what it reads.
     """
 
     target: Values
@@ -59,6 +61,14 @@ class Bound:
     counts: Values | None = None
     plain: Callable[[int, int], None] | None = None
     overlay: Callable[[int, int], None] | None = None
+    starts: Ints | None = None
+    view: Values | None = None
+
+    def old_sum(self) -> Values:
+        """The sum over all view rows, added up in float64, shape (columns,)."""
+        assert self.view is not None
+        total: Values = np.add.reduce(self.view, axis=0, dtype=np.float64)
+        return total.astype(self.view.dtype)
 
     def members(self, a: int, z: int) -> Values:
         """Members of the groups of rows a to z, shape (z - a, 1)."""
@@ -74,6 +84,18 @@ def row_blocks(rows: int, bytes_per_row: int, fewest: int = FEWEST_ROWS) -> list
         return []
     size = -(-rows // count)
     return [(a, min(a + size, rows)) for a in range(0, rows, size)]
+
+
+def _query_blocks(starts: Ints, bytes_per_row: int) -> list[tuple[int, int]]:
+    """Ranges of queries whose changed rows stay within the cache."""
+    most = max(FEWEST_ROWS, BLOCK_BYTES // max(1, bytes_per_row))
+    blocks: list[tuple[int, int]] = []
+    a, count = 0, len(starts) - 1
+    while a < count:
+        z = max(int(np.searchsorted(starts, starts[a] + most, side="right")) - 1, a + 1)
+        blocks.append((a, min(z, count)))
+        a = blocks[-1][1]
+    return blocks
 
 
 def natural_reads(positions: Axes) -> tuple[tuple[str, Condition], ...]:
@@ -149,6 +171,8 @@ class Binder:
         assert step.sources[0] is not None
         if step.form == "winograd":
             return self._bind_winograd(step, step.node, window, out, target, operands)
+        if step.form == "additive":
+            return self._bind_additive(step, out, target, operands)
         if step.form == "gather_gemm":
             in_strips = self._bind_strips(step, window, out, target, operands)
             if in_strips is not None:
@@ -170,6 +194,24 @@ class Binder:
             bound.counts = np.maximum(present, 1).astype(target.dtype)
         elif agg == "mean":
             bound.counts = np.ones((out.count, 1), dtype=target.dtype)
+        return bound
+
+    def _bind_additive(
+        self, step: Step, out: Region, target: Values, operands: tuple[Input | None, ...]
+    ) -> Bound:
+        """The view's sum, and the changed rows of each query with those that they replace."""
+        table = step.sources[0]
+        assert table is not None
+        region, about, buffer = self.regions[table], self.tables[table], self.buffers[table]
+        reads = natural_reads(about.positions)
+        view = Source(about.positions, PADDING_ROWS, None, 0)
+        old = self.templates.lookup(region.points, view, reads, (), ZERO)[:, 0]
+        starts = np.concatenate([[0], np.cumsum(region.sizes.sum(axis=1))])
+        first = Input(buffer, old, self.slots[table])
+        blocks = _query_blocks(starts, about.columns * target.itemsize)
+        bound = Bound(target, (first, None, *operands), blocks, out)
+        bound.starts = starts
+        bound.view = buffer[PADDING_ROWS : PADDING_ROWS + about.rows]
         return bound
 
     def _bind_strips(

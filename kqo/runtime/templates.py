@@ -94,7 +94,8 @@ class Templates:
         classes, first, of = np.unique(signature, axis=0, return_index=True, return_inverse=True)
         if 2 * len(classes) > len(some):
             return lookup(out, source, reads, taps, missing_row)
-        strides = np.cumprod([1, *shape(source.positions)[:0:-1]])[::-1]
+        sizes = shape(source.positions)
+        strides = np.cumprod([1, *sizes[:0:-1]])[: len(sizes)][::-1]
         view = moves @ strides + source.view
         view_less = source.view < 0
         delta = np.zeros(len(some), dtype=np.int64)

@@ -83,6 +83,27 @@ class Workspace:
         np.take(source.buffer, index, axis=0, out=out, mode="clip")
         return out.reshape(z - a, -1)
 
+    def changes(self, source: Input, starts: Ints, a: int, z: int) -> Values:
+        """For queries a to z the sum of their changed rows, less that of the rows they replace.
+
+        Args:
+            source: changed rows from ``first`` on; ``index`` are those that they replace.
+            starts: changed rows before those of each query, and of all.
+        """
+        low, high = int(starts[a]), int(starts[z])
+        columns = source.buffer.shape[1]
+        found = self.array("changes", (z - a, columns))
+        found[:] = 0
+        if low == high or source.index is None:
+            return found
+        rows = self.array("x", (high - low, columns))
+        np.take(source.buffer, source.index[low:high], axis=0, out=rows, mode="clip")
+        np.subtract(source.buffer[source.first + low : source.first + high], rows, out=rows)
+        begins = starts[a:z] - low
+        some = np.flatnonzero(np.diff(starts[a : z + 1]))
+        found[some] = np.add.reduceat(rows, begins[some], axis=0)
+        return found
+
     def _put_together(self, source: Input, strips: Strips, a: int, z: int) -> Values:
         """The windows of output rows a to z, a block: its strips first, then whole runs of them."""
         assert source.index is not None
