@@ -33,9 +33,9 @@ class Sample:
     """One image of the task.
 
     Attributes:
-        image: uint8 (SIZE, SIZE, 3), RGB.
+        image: uint8 (size, size, 3), RGB.
         label: number of the class in :data:`CLASSES`.
-        mask: bool (SIZE, SIZE), the pixels of the defect; empty for the class ``none``.
+        mask: bool (size, size), the pixels of the defect; empty for the class ``none``.
         texture: name of the surface.
     """
 
@@ -56,7 +56,9 @@ def _illuminate(rng: np.random.Generator, albedo: Array, light: float) -> Array:
     return np.asarray(lit + rng.uniform(0.004, 0.018) * rng.standard_normal(lit.shape))
 
 
-def generate(seed: int, label: str | None = None, texture: str | None = None) -> Sample:
+def generate(
+    seed: int, label: str | None = None, texture: str | None = None, size: int = SIZE
+) -> Sample:
     """The image of a seed.
 
     Args:
@@ -64,12 +66,15 @@ def generate(seed: int, label: str | None = None, texture: str | None = None) ->
         label: a name from :data:`CLASSES`; by default the seed modulo 4 tells it, so that any run
             of consecutive seeds is balanced.
         texture: a name from :data:`~kqo.demo.textures.TEXTURES`; by default at random.
+        size: height and width of the image in pixels; defects keep their sizes in pixels.
 
     Raises:
-        ArgumentError: for a name that does not exist or a negative seed.
+        ArgumentError: for a name that does not exist, a negative seed, or a size below 96.
     """
     if seed < 0:
         raise ArgumentError("seed", seed, "a number >= 0")
+    if size < 96:
+        raise ArgumentError("size", size, "at least 96 pixels")
     name = CLASSES[seed % len(CLASSES)] if label is None else label
     if name not in CLASSES:
         raise ArgumentError("label", repr(label), ", ".join(CLASSES))
@@ -78,9 +83,9 @@ def generate(seed: int, label: str | None = None, texture: str | None = None) ->
     rng = np.random.default_rng(seed)
     drawn = tuple(TEXTURES)[rng.integers(len(TEXTURES))]
     kind = drawn if texture is None else texture
-    surface = TEXTURES[kind](rng, SIZE)
+    surface = TEXTURES[kind](rng, size)
     light = rng.uniform(0, 2 * np.pi)
-    albedo, mask = surface.albedo, np.zeros((SIZE, SIZE), dtype=np.bool_)
+    albedo, mask = surface.albedo, np.zeros((size, size), dtype=np.bool_)
     if name in DEFECTS:
         albedo, mask = DEFECTS[name](rng, surface, light)
     pixels = np.clip(np.rint(255 * _illuminate(rng, albedo, light)), 0, 255)

@@ -12,7 +12,8 @@ _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 51
 class VGG16(nn.Module):
     """VGG16 for inputs (N, 3, 224, 224); any size of at least 32 works."""
 
-    def __init__(self, num_classes: int, width: float) -> None:
+    def __init__(self, num_classes: int, width: float, hidden: int | None = None) -> None:
+        """``hidden`` is the width of the linear layers, by default that of 4096 at this width."""
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
@@ -22,7 +23,7 @@ class VGG16(nn.Module):
                 layers += [nn.Conv2d(channels, out, 3, padding=1), nn.ReLU(inplace=True)]
                 channels = out
             layers.append(nn.MaxPool2d(2, 2))
-        hidden = scaled(4096, width)
+        hidden = scaled(4096, width) if hidden is None else hidden
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
         self.classifier = nn.Sequential(

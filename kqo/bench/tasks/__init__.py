@@ -1,0 +1,1 @@
+"""Classification tasks with true masks, and networks trained on them, for the evaluation."""
