@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from kqo.ir.scalar import Call, Expr, Num, Var, variables
@@ -36,12 +37,16 @@ UFUNCS = {
     "where": "where",
 }
 HELPERS = ("rsqrt", "sigmoid", "erf", "where")
+FILLED = ("max", "min")
+"""Functions that NumPy computes several times faster with an array than with a number."""
 
 
 @dataclass
 class _Tail:
+    repeated: frozenset[Expr]
     lines: list[str] = field(default_factory=list)
     temps: int = 0
+    known: dict[Expr, str] = field(default_factory=dict)
 
     def temp(self) -> str:
         self.temps += 1
@@ -55,16 +60,25 @@ class _Tail:
             return value if expr.name == "v" else expr.name
         if isinstance(expr, Num):
             return _number(expr.value)
+        if expr in self.known:
+            return self.known[expr]
+        if expr in self.repeated:
+            into = self.temp()
+            self.known[expr] = into
         on_path = [isinstance(a, Call) for a in expr.args]
         args = []
         free = into
         for arg, nested in zip(expr.args, on_path, strict=True):
             if not nested:
-                args.append(self.emit(arg, "", value))
+                given = self.emit(arg, "", value)
+                filled = isinstance(arg, Num) and expr.fn in FILLED
+                args.append(f"w.filled({given}, t)" if filled else given)
                 continue
             # Writing into t is safe as long as no argument still to come reads v from it.
-            target = free if free and not self._clobbers(expr, arg, value, free) else self.temp()
-            if target == free:
+            shared = arg in self.repeated
+            safe = bool(free) and not shared and not self._clobbers(expr, arg, value, free)
+            target = "" if shared else free if safe else self.temp()
+            if safe:
                 free = ""
             args.append(self.emit(arg, target, value))
         self.lines.append(f"{UFUNCS[expr.fn]}({', '.join(args)}, out={into})")
@@ -86,6 +100,12 @@ def _uses(expr: Expr) -> int:
     return 0
 
 
+def _calls(expr: Expr) -> list[Expr]:
+    if not isinstance(expr, Call):
+        return []
+    return [expr, *(found for arg in expr.args for found in _calls(arg))]
+
+
 def _number(value: float) -> str:
     if value != value:
         return "np.nan"
@@ -102,7 +122,8 @@ def tail_lines(tail: Expr, value: str = "t") -> list[str]:
         value: the name that holds v: ``t`` itself, which may then be overwritten, or another array,
             which is only read.
     """
-    state = _Tail()
+    counts = Counter(_calls(tail))
+    state = _Tail(frozenset(e for e, count in counts.items() if count > 1))
     result = state.emit(tail, "t", value)
     if result != "t":
         state.lines.append(f"np.copyto(t, {result})")

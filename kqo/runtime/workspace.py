@@ -49,11 +49,13 @@ class Workspace:
     def __init__(self, dtype: Any) -> None:
         self.dtype = np.dtype(dtype)
         self._pool: dict[str, Values] = {}
+        self._filled: dict[float, Values] = {}
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(a.nbytes for a in self._pool.values())
+        held = [*self._pool.values(), *self._filled.values()]
+        return sum(a.nbytes for a in held)
 
     def array(self, name: str, shape: tuple[int, ...]) -> Values:
         """An uninitialized array of this shape; the same memory for the same name."""
@@ -67,6 +69,14 @@ class Workspace:
     def temp(self, name: str, like: Values) -> Values:
         """An uninitialized array of the shape of another."""
         return self.array(name, like.shape)
+
+    def filled(self, value: float, like: Values) -> Values:
+        """An array of the shape of another that holds one value, not to be written to."""
+        held = self._filled.get(value)
+        if held is None or held.size < like.size:
+            held = np.full(like.size, value, dtype=self.dtype)
+            self._filled[value] = held
+        return held[: like.size].reshape(like.shape)
 
     def gather(self, source: Input, a: int, z: int, name: str = "x") -> Values:
         """The rows that output rows a to z read, side by side: shape (z - a, taps * columns).

@@ -131,7 +131,7 @@ def test_the_source_is_what_runs() -> None:
     engine = plan._planned[3]
     image = np.random.default_rng(0).normal(size=(3, 12, 12)).astype(np.float32)
     assert plan.source.count("sigmoid(") >= 1
-    edited = plan.source.replace("sigmoid(u2", "np.negative(u2")
+    edited = plan.source.replace("sigmoid(u1", "np.negative(u1")
     assert edited != plan.source
     changed = {"image": plan.placed.boxes(plan.scan.axes)}
     other = Engine(plan.physical, edited, changed)
