@@ -119,7 +119,9 @@ def test_targets_are_distributions():
 def test_training_learns_and_its_weights_come_back(tmp_path, capsys):
     task = TASKS["surface"]
     samples = make_samples(task, 8, held_out=False)
-    trained = train(task, "resnet18", samples, epochs=(5, 0), batch=8, rate=5e-3, bfloat16=False)
+    trained = train(
+        task, "resnet18", samples, stages=((128, 4), (SIZE, 1)), batch=8, rate=5e-3, bfloat16=False
+    )
     losses = [float(x.split("loss ")[1].split()[0]) for x in capsys.readouterr().out.splitlines()]
     assert len(losses) == 5 and min(losses[2:]) < losses[0]
     save_network(trained, task, "resnet18", tmp_path)

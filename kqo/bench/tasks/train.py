@@ -2,9 +2,9 @@
 
 Images are mirrored and turned, and partly hidden behind flat patches; the target is the share of
 the object in sight, as in the demonstration's training (:mod:`kqo.demo.train`), so that the score
-of the class falls where the object is hidden. The first part of the training sees crops of 128
-pixels. VGG16 is trained with a batch norm after each convolution, which is folded into it at the
-end: the network has the zoo's layers.
+of the class falls where the object is hidden. The first part of the training sees crops. VGG16 is
+trained with a batch norm after each convolution, which is folded into it at the end: the network
+has the zoo's layers.
 """
 
 from __future__ import annotations
@@ -28,9 +28,16 @@ from kqo.bench.tasks.task import SIZE, TASKS, Task, task_named
 from kqo.demo.train import occlude, score
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
+Stages = Sequence[tuple[int, int]]
 
-CROP = 128
-"""Side, in pixels, of the crops in the first part of the training."""
+STAGES = {
+    "surface": ((64, 30), (128, 6), (SIZE, 4)),
+    "photographs": ((96, 16), (160, 5), (SIZE, 4)),
+}
+"""Side of the crops, in pixels, and epochs of the parts of the training, by task.
+
+An object that is small in the image is found sooner in small crops, which also cost less.
+"""
 
 DROPOUT = 0.2
 """Share of hidden units dropped; the zoo's 0.5 is meant for 32 times as many."""
@@ -123,7 +130,7 @@ def train(
     network: str,
     samples: Sequence[Sample],
     *,
-    epochs: tuple[int, int],
+    stages: Stages,
     seed: int = 0,
     batch: int = 32,
     rate: float = 2e-3,
@@ -135,7 +142,7 @@ def train(
         task: what to learn.
         network: a name from :data:`~kqo.bench.tasks.networks.NETWORKS`.
         samples: training images.
-        epochs: on crops, then on whole images.
+        stages: side of the crops and number of epochs, one after the other.
         seed: of weights and augmentation.
         batch: images per step.
         rate: peak learning rate.
@@ -147,11 +154,11 @@ def train(
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.05)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
-    steps = sum(epochs) * (len(samples) // batch)
+    crops = [crop for crop, epochs in stages for _ in range(epochs)]
+    steps = len(crops) * (len(samples) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    for epoch in range(sum(epochs)):
+    for epoch, crop in enumerate(crops):
         began, total, right, count = time.perf_counter(), 0.0, 0, 0
-        crop = CROP if epoch < epochs[0] else SIZE
         model.train()
         for inputs, targets in batches(rng, task, samples, batch, crop):
             x = torch.from_numpy(inputs).to(memory_format=torch.channels_last)
@@ -169,7 +176,7 @@ def train(
             count += len(y)
         seconds = time.perf_counter() - began
         print(
-            f"epoch {epoch + 1}/{sum(epochs)}  {crop}x{crop}  loss {total / count:.4f}"
+            f"epoch {epoch + 1}/{len(crops)}  {crop}x{crop}  loss {total / count:.4f}"
             f"  accuracy {right / count:.3f}  {count / seconds:.0f} images/s",
             flush=True,
         )
@@ -184,6 +191,11 @@ def accuracy(model: nn.Module, task: Task, samples: Sequence[Sample]) -> NDArray
     return np.array([*shares, np.mean(found == labels)])
 
 
+def _stages(texts: Sequence[str]) -> Stages:
+    pairs = [text.split(":") for text in texts]
+    return [(int(crop), int(epochs)) for crop, epochs in pairs]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train a network for a task, write its weights, and print its held-out accuracy."""
     parser = argparse.ArgumentParser(
@@ -194,7 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="folder for the weights")
     parser.add_argument("--images", type=int, default=6000, help="number of training images")
     parser.add_argument("--held-out", type=int, default=800, help="number of held-out images")
-    parser.add_argument("--epochs", type=int, nargs=2, default=(14, 6), help="on crops, and whole")
+    parser.add_argument(
+        "--stages", nargs="+", metavar="CROP:EPOCHS", help="such as 64:30 128:6 224:4"
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
@@ -211,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         task,
         given.network,
         samples,
-        epochs=tuple(given.epochs),
+        stages=STAGES[task.name] if given.stages is None else _stages(given.stages),
         seed=given.seed,
         batch=given.batch,
         rate=given.rate,
