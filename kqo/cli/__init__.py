@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kqo.cli import bench, calibrate, demo, plans, rules
+from kqo.cli import bench, calibrate, demo, evaluate, plans, rules
 from kqo.cli.expand import expand
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ app.command("explain")(expand(plans.explain))
 app.command("compile")(expand(plans.compile_))
 app.command("run")(plans.run)
 app.command("bench")(expand(bench.bench))
+app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("rules")(rules.rules)
 app.command("fmt")(rules.fmt)

@@ -152,7 +152,8 @@ def draw_heatmap(
     )
     axes = [figure.add_subplot(grid[0, column]) for column in range(panels + 1)]
     _draw_image(axes[0], image, _pair("window", window), mask)
-    _draw_overlay(axes[1], image, values, mask, top)
+    draw_overlay(axes[1], image, values, mask, top)
+    _bare(axes[1], "heatmap")
     if mask is not None:
         _draw_mask(axes[2], image, mask)
     _draw_colour_bar(axes[panels], heatmap, value_label, top)
@@ -212,19 +213,27 @@ def _colours(values: NDArray[np.float64], top: float) -> NDArray[np.float64]:
     return rgba
 
 
-def _draw_overlay(
+def draw_overlay(
     axes: Axes,
     image: NDArray[np.uint8],
     values: NDArray[np.float64],
     mask: NDArray[np.bool_] | None,
     top: float,
 ) -> None:
+    """Draw an image in grey, a heatmap over it, and the outline of a mask.
+
+    Args:
+        axes: what to draw on.
+        image: uint8 (H, W, 3), RGB.
+        values: (H, W), drops of the score; NaN where there are none.
+        mask: bool (H, W), what should have been found.
+        top: the drop that gets full colour.
+    """
     axes.imshow(_grey(image), interpolation="nearest")
     axes.imshow(_colours(values, top), interpolation="nearest")
     if mask is not None and mask.any() and not mask.all():
         axes.contour(mask, levels=[0.5], colors=["black"], linewidths=2.0)
         axes.contour(mask, levels=[0.5], colors=[HIGHLIGHT], linewidths=1.0)
-    _bare(axes, "heatmap")
 
 
 def _draw_mask(axes: Axes, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:

@@ -1,0 +1,143 @@
+"""What an evaluation found: one record per heatmap, and summaries over them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way of computing heatmaps.
+
+    Attributes:
+        name: what to call it, unique in an evaluation.
+        family: which ablation it belongs to: ``exact``, ``tau``, ...
+        options: keyword arguments of :class:`kqo.Options`; empty for exact.
+        value: its place on the ablation's axis; None where it has none.
+    """
+
+    name: str
+    family: str
+    options: Mapping[str, Any]
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One heatmap, by one setting.
+
+    Attributes:
+        setting: name of the setting.
+        seed: of the held-out image.
+        correct: whether the network classifies the image correctly.
+        ssim: structural similarity to the exact heatmap.
+        rank: rank correlation with the exact heatmap over its top 10 % of positions.
+        pointing: whether the largest drop lies on the object; None where there is none.
+        seconds: of the plan's run.
+    """
+
+    setting: str
+    seed: int
+    correct: bool
+    ssim: float
+    rank: float
+    pointing: bool | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A setting over the held-out images.
+
+    Attributes:
+        setting: the setting.
+        ssim: mean structural similarity.
+        worst_ssim: the lowest.
+        met: share of images whose similarity is at least the evaluation's quality.
+        rank: mean rank correlation.
+        pointing: share of images with an object whose largest drop lies on it.
+        ms: median milliseconds per position.
+        speedup: over batched PyTorch on every position, measured in the same run.
+    """
+
+    setting: Setting
+    ssim: float
+    worst_ssim: float
+    met: float
+    rank: float
+    pointing: float
+    ms: float
+    speedup: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything found for one network on one task.
+
+    Attributes:
+        task: its name.
+        network: its name.
+        accuracy: of the network on the held-out images used.
+        quality: the similarity that counts as met.
+        positions: queries per heatmap.
+        dense_ms: PyTorch's median milliseconds per position, at its best batch size.
+        dense_batch: that batch size.
+        error: largest difference of the first setting's scores from PyTorch's on sampled positions
+            of one image, over the largest score.
+        settings: what was compared, exact first.
+        records: one per setting and image.
+    """
+
+    task: str
+    network: str
+    accuracy: float
+    quality: float
+    positions: int
+    dense_ms: float
+    dense_batch: int
+    error: float
+    settings: tuple[Setting, ...]
+    records: tuple[Record, ...]
+
+    def summaries(self) -> list[Summary]:
+        """One summary per setting, in their order."""
+        return [self._summary(setting) for setting in self.settings]
+
+    def family(self, name: str) -> list[Summary]:
+        """Summaries of one ablation."""
+        return [s for s in self.summaries() if s.setting.family == name]
+
+    def _summary(self, setting: Setting) -> Summary:
+        found = [r for r in self.records if r.setting == setting.name]
+        ms = 1e3 * statistics.median(r.seconds for r in found) / self.positions
+        hits = [r.pointing for r in found if r.pointing is not None]
+        return Summary(
+            setting,
+            statistics.fmean(r.ssim for r in found),
+            min(r.ssim for r in found),
+            statistics.fmean(r.ssim >= self.quality for r in found),
+            statistics.fmean(r.rank for r in found),
+            statistics.fmean(hits) if hits else float("nan"),
+            ms,
+            self.dense_ms / ms,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def table(summaries: Sequence[Summary]) -> str:
+    """Markdown: one line per setting."""
+    head = (
+        "| setting | SSIM, mean | SSIM, worst | met | rank, top 10 % | pointing | ms/position"
+        " | over PyTorch |\n|---|---|---|---|---|---|---|---|\n"
+    )
+    return head + "".join(
+        f"| {s.setting.name} | {s.ssim:.3f} | {s.worst_ssim:.3f} | {s.met:.0%} | {s.rank:.3f}"
+        f" | {s.pointing:.0%} | {s.ms:.3f} | {s.speedup:.1f}x |\n"
+        for s in summaries
+    )

@@ -1,0 +1,54 @@
+"""``kqo evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for tables and plots.", metavar="DIR")
+    ],
+    task: Annotated[
+        list[str] | None, typer.Option(help="Task: surface or photographs (default: both).")
+    ] = None,
+    network: Annotated[
+        list[str] | None, typer.Option(help="Network: vgg16 or resnet18 (default: both).")
+    ] = None,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Ablation, such as tau (default: all).")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Held-out images for each network.", min=1)] = 16,
+    wide_images: Annotated[
+        int, typer.Option(help="Images to time at full width; 0 for none.", min=0)
+    ] = 1,
+    window: Annotated[int, typer.Option(help="Side of the windows in pixels.", min=1)] = 16,
+    stride: Annotated[int, typer.Option(help="Step between windows in pixels.", min=1)] = 4,
+    quality: Annotated[float, typer.Option(help="SSIM that counts as met.")] = 0.9,
+    threads: Annotated[int | None, typer.Option(help="Of plans and of PyTorch.", min=1)] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder of trained weights (default: those that ship).")
+    ] = None,
+) -> None:
+    """Measure approximate plans: quality on held-out images with true masks, and speed."""
+    from kqo.bench.evaluation.run import Asked
+    from kqo.bench.evaluation.run import evaluate as run
+
+    standard = Asked()
+    asked = Asked(
+        tuple(task or standard.tasks),
+        tuple(network or standard.networks),
+        tuple(family or standard.families),
+        images,
+        wide_images,
+        window,
+        stride,
+        quality,
+        threads,
+        standard.weights if weights is None else weights,
+    )
+    run(asked, output, typer.echo)
+    typer.echo(f"written to {output}")

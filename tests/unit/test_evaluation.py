@@ -1,0 +1,129 @@
+"""The evaluation of approximate plans, on a coarse grid."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from kqo.bench.evaluation.measure import measure
+from kqo.bench.evaluation.plots import pareto
+from kqo.bench.evaluation.records import Evaluation, Record, Setting, table
+from kqo.bench.evaluation.run import Asked
+from kqo.bench.evaluation.settings import EXACT
+from kqo.bench.tasks.networks import build, save_network
+from kqo.bench.tasks.task import TASKS
+from kqo.cli import app
+from kqo.errors import ArgumentError
+
+TAU = Setting("tau 0.3", "tau", {"approximations": {"tau": 0.3}}, 0.3)
+NEUTRAL = Setting("tau 1", "tau", {"approximations": {"tau": 1.0}}, 1.0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    found = build("resnet18", 4).eval()
+    for name, value in found.named_buffers():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+    return found
+
+
+@pytest.fixture(scope="module")
+def measured(model):
+    return measure(
+        TASKS["surface"],
+        "resnet18",
+        model,
+        (EXACT, NEUTRAL, TAU),
+        (0, 1),
+        stride=20,
+        threads=1,
+        dense_images=8,
+        batches=(8,),
+    )
+
+
+def test_exact_and_neutral_settings_have_perfect_quality(measured):
+    exact, neutral, tau = measured.evaluation.summaries()
+    assert measured.evaluation.error < 1e-5
+    assert measured.evaluation.positions == 144
+    assert exact.ssim == exact.rank == exact.met == 1
+    assert neutral.worst_ssim > 0.9999
+    assert tau.ssim < neutral.ssim - 0.01
+
+
+def test_drops_are_those_of_pytorch(measured, model):
+    """One window hidden by hand."""
+    task = TASKS["surface"]
+    image = torch.from_numpy(task.preprocess(measured.samples[1].image))
+    hidden = image.clone()
+    hidden[:, :, 40:56, 100:116] = 0
+    with torch.inference_mode():
+        scores, changed = model(image)[0], model(hidden)[0]
+    best = int(scores.argmax())
+    drop = measured.drops["exact"][1]
+    assert drop.shape == (12, 12)
+    assert drop[2, 5] == pytest.approx(float(scores[best] - changed[best]), abs=1e-4)
+
+
+def test_pointing_counts_images_with_an_object_only(measured):
+    records = [r for r in measured.evaluation.records if r.setting == "exact"]
+    assert [r.pointing is None for r in records] == [True, False]
+
+
+def record(setting, similarity, seconds, pointing=None):
+    return Record(setting, 0, True, similarity, 0.5, pointing, seconds)
+
+
+def test_summaries():
+    records = (
+        record("exact", 1.0, 2.0, True),
+        record("exact", 1.0, 4.0),
+        record("tau 0.3", 0.95, 1.0, True),
+        record("tau 0.3", 0.85, 1.0, False),
+    )
+    found = Evaluation("t", "n", 1.0, 0.9, 1000, 30.0, 8, 0.0, (EXACT, TAU), records)
+    exact, tau = found.summaries()
+    assert (exact.ms, exact.speedup, exact.pointing) == (3.0, 10.0, 1.0)
+    assert (tau.ssim, tau.worst_ssim, tau.met) == (pytest.approx(0.9), 0.85, 0.5)
+    assert (tau.speedup, tau.pointing) == (30.0, 0.5)
+    assert found.family("tau") == [tau]
+    assert "| tau 0.3 | 0.900 | 0.850 | 50% | 0.500 | 50% | 1.000 | 30.0x |" in table([exact, tau])
+
+
+def test_the_front_holds_what_nothing_beats(measured):
+    base = measured.evaluation.summaries()[0]
+    points = [(0.99, 1.0), (0.95, 3.0), (0.9, 2.0), (0.95, 2.5), (0.7, 9.0)]
+    given = [replace(base, ssim=q, speedup=s) for q, s in points]
+    assert [(s.ssim, s.speedup) for s in pareto(given)] == [points[0], points[1], points[4]]
+
+
+def test_the_command_writes_tables_and_plots(model, tmp_path):
+    save_network(model, TASKS["surface"], "resnet18", tmp_path / "weights")
+    arguments = (
+        f"evaluate -o {tmp_path / 'out'} --task surface --network resnet18 --family tau --images 2"
+        f" --wide-images 0 --stride 20 --threads 1 --weights {tmp_path / 'weights'}"
+    )
+    done = CliRunner().invoke(app, arguments.split(), catch_exceptions=False)
+    assert done.exit_code == 0 and "tau 0.4: SSIM" in done.output
+    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert "2 held-out images" in text and "| tau 0.5 |" in text
+    values = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert len(values["evaluations"][0]["records"]) == 2 * 8
+    for name in ("tau", "quality_and_speed", "heatmaps_surface_resnet18"):
+        with Image.open(tmp_path / "out" / f"{name}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_names_that_there_are_not():
+    with pytest.raises(ArgumentError, match="surface, photographs"):
+        Asked(tasks=("faces",))
+    with pytest.raises(ArgumentError, match="family"):
+        Asked(families=("magic",))
