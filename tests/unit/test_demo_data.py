@@ -45,6 +45,14 @@ def test_equal_seeds_give_equal_images_and_others_do_not() -> None:
     assert not np.array_equal(first.image, other.image)
 
 
+def test_images_of_another_size() -> None:
+    sample = generate(5, "dent", size=224)
+    assert sample.image.shape == (224, 224, 3) and sample.mask.shape == (224, 224)
+    assert sample.mask.any()
+    with pytest.raises(ArgumentError, match="96"):
+        generate(5, size=40)
+
+
 @pytest.mark.parametrize("texture", TEXTURES)
 @pytest.mark.parametrize("label", DEFECTIVE)
 def test_the_mask_is_where_the_defect_is(texture: str, label: str) -> None:

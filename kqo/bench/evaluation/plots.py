@@ -47,7 +47,7 @@ def ablation(
     quality = evaluations[0].quality
     left.axhline(quality, color=MUTED, linewidth=0.8, linestyle=":")
     for axes, title in ((left, "SSIM: mean, and down to the worst"), (right, "over PyTorch")):
-        axes.set_xlabel(label)
+        axes.set_xlabel(label, fontsize=9, color=INK)
         if falling:
             axes.invert_xaxis()
         _plain(axes, title)
@@ -75,7 +75,7 @@ def quality_and_speed(evaluations: Sequence[Evaluation], path: Path) -> None:
             )
         front = pareto(summaries)
         axes.plot([s.speedup for s in front], [s.ssim for s in front], color=MUTED, linewidth=0.8)
-        axes.set_xlabel("speedup over PyTorch")
+        axes.set_xlabel("speedup over PyTorch", fontsize=9, color=INK)
         axes.set_xlim(left=0)
         axes.axhline(evaluation.quality, color=MUTED, linewidth=0.8, linestyle=":")
         _plain(axes, f"SSIM: {evaluation.network}, {evaluation.task}")
