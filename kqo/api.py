@@ -35,6 +35,7 @@ from kqo.runtime import planfile
 from kqo.runtime.arguments import add_fill, take
 from kqo.runtime.cuda.device import host_array, resolve_target
 from kqo.runtime.cuda.engine import CudaEngine
+from kqo.runtime.cuda.results import OnDevice
 from kqo.runtime.cuda.target import gpu_engine, on_gpu
 from kqo.runtime.engine import Engine, Progress
 from kqo.runtime.finite import are_finite, largest_error, spreads
@@ -286,12 +287,18 @@ class CompiledPlan:
         with ProgressBar(self.options.progress, total, progress) as bar:
             for number, inputs in enumerate(images):
                 bar.start(number * len(self.placed))
-                answers.append(engine.run(inputs, bar.update))
+                if isinstance(engine, CudaEngine):
+                    answers.append(engine.run(inputs, bar.update, on_device=True))
+                else:
+                    answers.append(engine.run(inputs, bar.update))
                 if self._may_have_spread(answers[-1]):
                     answers[-1] = self._direct.run(_on_host(inputs))
                     again += 1
         seconds = time.perf_counter() - began
-        outputs, originals = {}, {}
+        outputs: Any = {}
+        originals: Any = {}
+        if again:  # some were computed elsewhere
+            answers = [_on_host(a) for a in answers]
         for name, _ in self.logical.roots:
             stacked = np.stack([a[name] for a in answers]) if many else answers[0][name]
             part = (
@@ -301,6 +308,8 @@ class CompiledPlan:
             )
             outputs[name] = part[:, :-1] if many else part[:-1]
             originals[name] = part[:, -1] if many else part[-1]
+        if isinstance(engine, CudaEngine):  # they stay on the device until they are asked for
+            outputs, originals = OnDevice(outputs), OnDevice(originals)
         result = Result(
             outputs,
             originals,

@@ -51,8 +51,9 @@ class Arg:
     """An argument of a launch.
 
     Kinds: ``state``; ``count``, ``points`` and ``boxes`` of a region; ``tile_count``, ``tiles`` and
-    ``stride`` (an int: the most tiles of a batch) of a tiling; ``table``; ``constant``;
-    ``scratch``; ``changed`` (boxes of a patch step); ``result`` (an output by name).
+    ``stride`` (an int: the most tiles of a batch) of a tiling; ``table``; ``start`` (an int: the
+    number of a table's first delta row); ``constant``; ``scratch``; ``changed`` (boxes of a patch
+    step); ``result`` (an output by name).
     """
 
     kind: str

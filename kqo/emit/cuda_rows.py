@@ -169,15 +169,18 @@ class Frame:
         """The table that is written."""
         return self.param("table", self.out.id, "float*", "out")
 
-    def start(self, table: Table) -> int:
-        """First delta row of a table."""
-        return PADDING_ROWS + (table.rows if table.view else 0)
+    def start(self, table: Table) -> str:
+        """First delta row of a table, which the runtime places."""
+        number = sum(arg.kind == "start" for arg in self.args)
+        return self.param("start", table.id, "int", f"first_delta{number}")
 
     @property
     def target(self) -> str:
         """The first row that the step writes."""
-        start = self.start(self.out) if self.delta is not None else PADDING_ROWS
-        return f"({self.write_buffer()} + {start * self.out.columns}ll)"
+        buffer = self.write_buffer()
+        if self.delta is None:
+            return f"({buffer} + {PADDING_ROWS * self.out.columns}ll)"
+        return f"({buffer} + (long long){self.start(self.out)} * {self.out.columns})"
 
     def decode(self) -> list[str]:
         """Statements that define q and the position of output row ``row``."""
@@ -233,7 +236,7 @@ class Frame:
             keys.append(key)
             absent += [gone] if gone else []
         body = self._find(source, keys, absent, delta, missing)
-        parameters = ["const int* boxes", "int q"] if delta else []
+        parameters = ["const int* boxes", "int first_delta", "int q"] if delta else []
         parameters += [f"int {at(n)}" for n in axes]
         self.functions.append(
             f"// The row that an output position"
@@ -242,7 +245,8 @@ class Frame:
         )
         given = []
         if delta:
-            given = [self.boxes(delta.region, delta.boxes, len(source.positions)), "q"]
+            boxes = self.boxes(delta.region, delta.boxes, len(source.positions))
+            given = [boxes, self.start(source), "q"]
         return f"{name}({', '.join([*given, *(known[n] for n in axes)])})"
 
     def _same_rows(
@@ -277,7 +281,7 @@ class Frame:
         place = linear([f"k{i}" for i in range(len(keys))], extents)
         rank = len(keys)
         if delta is not None:
-            first = f"{self.start(source)} + box[{2 * rank}]"
+            first = f"first_delta + box[{2 * rank}]"
             lines.append(f"const int* box = boxes + (long long)q * {delta.boxes * (2 * rank + 1)};")
             if delta.whole:
                 lines.append(f"return {first} + {place};")

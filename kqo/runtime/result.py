@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kqo.errors import ArgumentError
+from kqo.runtime.cuda.results import OnDevice
 from kqo.workloads import Placed
 
 Array = NDArray[np.float32]
@@ -48,7 +49,9 @@ class Result:
 
     def __post_init__(self) -> None:
         for name in ("outputs", "originals", "facts"):
-            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+            given = getattr(self, name)
+            if not isinstance(given, OnDevice):
+                object.__setattr__(self, name, MappingProxyType(dict(given)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (
@@ -60,6 +63,12 @@ class Result:
             self.class_names,
             dict(self.facts),
         )
+
+    @property
+    def device_outputs(self) -> Mapping[str, Any]:
+        """The outputs where they were computed: CuPy arrays after a run on a GPU, which torch reads
+        by ``torch.from_dlpack``; else the NumPy arrays of ``outputs``, which copies them."""
+        return self.outputs.arrays if isinstance(self.outputs, OnDevice) else self.outputs
 
     @property
     def scores(self) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from kqo.emit.cuda_program import STATE, Arg, Extent, Program
 from kqo.emit.cuda_rows import PADDING_ROWS
 from kqo.planner.physical import PhysicalPlan
 from kqo.runtime.cuda.device import Device
+from kqo.runtime.cuda.memory import Layout, lay_out
 from kqo.runtime.cuda.regions import Regions, changed_table, per_batch
 
 WORD = 4
@@ -40,11 +42,10 @@ class Capacities:
             return self.most[self.regions + extent.tiling]
         return self.most[extent.region] if extent.region >= 0 else extent.fixed
 
-    def table_rows(self, number: int) -> int:
-        """Rows of a table: padding, view and delta rows."""
-        table = self.plan.tables[number]
-        rows = PADDING_ROWS + (table.rows if table.view else 0)
-        return rows + (self.most[self.of[number]] if number in self.of else 0)
+    @cached_property
+    def layout(self) -> Layout:
+        """Where rows lie."""
+        return lay_out(self.plan, {t: self.most[r] for t, r in self.of.items()})
 
     def scratch(self) -> dict[str, int]:
         """Floats of each piece of scratch memory: what the largest step takes."""
@@ -57,8 +58,8 @@ class Capacities:
     @property
     def nbytes(self) -> int:
         """Bytes of rows, row numbers and scratch, without constants and results."""
-        rows = sum(self.table_rows(t.id) * t.columns for t in self.plan.tables)
-        return WORD * (rows + 2 * sum(self.most) + sum(self.scratch().values()))
+        numbers = 2 * sum(self.most) + sum(self.scratch().values())
+        return WORD * (self.layout.elements + numbers)
 
 
 class Buffers:
@@ -78,9 +79,12 @@ class Buffers:
         self.capacities = Capacities(plan, program, regions, batch)
         self.batch = batch
         self.tables = []
-        for table in plan.tables:
-            rows = self.capacities.table_rows(table.id)
-            buffer = xp.empty((rows, table.columns), dtype=xp.float32)
+        layout = self.capacities.layout
+        self.rows = xp.empty(max(1, layout.elements), dtype=xp.float32)
+        for table, first in zip(plan.tables, layout.tables, strict=True):
+            rows = PADDING_ROWS + (table.rows if table.view else 0)
+            part = self.rows[first : first + rows * table.columns]
+            buffer = part.reshape(rows, table.columns)
             buffer[0], buffer[1], buffer[2] = 0, -math.inf, math.inf
             self.tables.append(buffer)
         self.constants = constants
@@ -155,6 +159,8 @@ class Buffers:
             return self.points[self._points[self.regions + ref] :]
         if arg.kind == "boxes":
             return self.pool[self._boxes[ref][0] : self._boxes[ref][1]]
+        if arg.kind == "start":
+            return self.capacities.layout.starts[ref]
         if arg.kind == "stride":
             return self.capacities.most[self.regions + ref]
         return self.changed[ref] if arg.kind == "changed" else self.tables[ref]
@@ -162,6 +168,6 @@ class Buffers:
     @property
     def nbytes(self) -> int:
         """Bytes on the device, without constants."""
-        arrays = [*self.tables, *self.scratch.values(), *self.changed.values()]
+        arrays = [self.rows, *self.scratch.values(), *self.changed.values()]
         arrays += [self.pool, self.points, self.schedule, self.state, *self.results.values()]
         return sum(int(a.nbytes) for a in arrays)

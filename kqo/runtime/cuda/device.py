@@ -18,6 +18,8 @@ from kqo.errors import DeviceError
 from kqo.runtime.cuda.cache import compile_all
 
 Grid = tuple[int, int, int]
+ON_CUDA = 2
+"""DLPack's number for memory of a GPU."""
 OLDEST = 70
 """The oldest compute capability that kernels are written for."""
 
@@ -56,7 +58,8 @@ class Device(Protocol):
         """Launch a function; arguments are arrays and ints."""
 
     def asarray(self, value: Any) -> Any:
-        """A float32 array on the device: of NumPy's, CuPy's or, by DLPack, another library's."""
+        """A float32 array on the device: of NumPy's, CuPy's or, by DLPack, another library's.
+        Launches that follow wait until it is there."""
 
     def numpy(self, value: Any) -> Any:
         """A NumPy array of a device array; waits for it."""
@@ -145,12 +148,17 @@ class CupyDevice:
 
     def asarray(self, value: Any) -> Any:
         """A float32 array on this GPU; one that is there already is not copied."""
-        if hasattr(value, "detach"):
-            value = value.detach()
-        if not isinstance(value, self.xp.ndarray) and hasattr(value, "__dlpack_device__"):
-            kind = int(value.__dlpack_device__()[0])
-            value = self.xp.from_dlpack(value) if kind == 2 else np.asarray(value)
-        return self.xp.asarray(value, dtype=self.xp.float32)
+        with self._device:
+            if hasattr(value, "detach"):
+                value = value.detach().float()  # CuPy knows no bfloat16
+            if not isinstance(value, self.xp.ndarray) and hasattr(value, "__dlpack_device__"):
+                kind, number = value.__dlpack_device__()
+                here = int(kind) == ON_CUDA and int(number) == self._device.id
+                value = self.xp.from_dlpack(value) if here else host_array(value)
+            found = self.xp.asarray(value, dtype=self.xp.float32)
+            # The caller's stream wrote it, and the engine's does not wait for that one by itself.
+            self._stream.wait_event(self.xp.cuda.get_current_stream().record())
+            return found
 
     def numpy(self, value: Any) -> Any:
         """A copy in the computer's memory."""

@@ -223,7 +223,7 @@ class CudaEngine:
             progress: called with the number of queries done and their total.
             timings: filled with what each step takes, by the device's events: views once, and one
                 batch times the number of batches.
-            on_device: return CuPy arrays, which may still be computed, rather than NumPy arrays.
+            on_device: return CuPy arrays rather than NumPy arrays.
 
         Returns:
             for each output an array (queries + 1, *axes): the last row is for the untouched input.
@@ -274,7 +274,9 @@ class CudaEngine:
             before.synchronize()
             progress(self.queries - 1, self.queries - 1)
         if on_device:
-            return {name: value.copy() for name, value in buffers.results.items()}
+            answers = {name: value.copy() for name, value in buffers.results.items()}
+            self.device.record().synchronize()  # the caller's stream would not wait
+            return answers
         return {name: self.device.numpy(value) for name, value in buffers.results.items()}
 
     def _next(self, buffers: Buffers, number: int) -> None:

@@ -65,8 +65,21 @@ def _text(program: ctypes.c_void_p, what: str) -> bytes:
     return buffer.raw
 
 
+@lru_cache(maxsize=1)
+def architectures() -> tuple[int, ...]:
+    """Compute capabilities that this NVRTC writes machine code for, ascending."""
+    count = ctypes.c_int()
+    _check(library().nvrtcGetNumSupportedArchs(ctypes.byref(count)))
+    found = (ctypes.c_int * count.value)()
+    _check(library().nvrtcGetSupportedArchs(found))
+    return tuple(sorted(found))
+
+
 def compile_kernel(source: str, capability: int, name: str = "kernel") -> bytes:
     """Machine code (a cubin) of CUDA source for one compute capability.
+
+    For a GPU that is newer than NVRTC it is PTX for the newest that NVRTC knows, which the driver
+    translates as it is loaded.
 
     Args:
         source: the text.
@@ -84,12 +97,15 @@ def compile_kernel(source: str, capability: int, name: str = "kernel") -> bytes:
         )
     )
     try:
-        options = [f"--gpu-architecture=sm_{capability}", *OPTIONS]
+        known = architectures()
+        newer = capability not in known and capability > known[0]
+        target = f"compute_{max(a for a in known if a < capability)}" if newer else ""
+        options = [f"--gpu-architecture={target or f'sm_{capability}'}", *OPTIONS]
         given = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
         status = nvrtc.nvrtcCompileProgram(program, len(options), given)
         if status:
             log = _text(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
             raise DeviceError(f"{name} does not compile for sm_{capability}: {log}")
-        return _text(program, "CUBIN")
+        return _text(program, "PTX" if newer else "CUBIN")
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
