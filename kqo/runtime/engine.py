@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from kqo.runtime.finite import are_finite
 from kqo.runtime.opaque import Functions, OpaqueRows, assemble
 from kqo.runtime.patch import PatchRows
 from kqo.runtime.plain import layout, plain
-from kqo.runtime.rows import PADDING_ROWS, Region, everything
+from kqo.runtime.rows import PADDING_ROWS, Ints, Region, everything
+from kqo.runtime.schedule import Queue, batches_of
 from kqo.runtime.slots import Arena, pack, unpinned
 from kqo.runtime.templates import Templates
 from kqo.runtime.timing import Timings
@@ -36,6 +38,7 @@ Values = NDArray[Any]
 Progress = Callable[[int, int], None]
 BATCHES = (96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 DEFAULT_MEMORY = 128 << 20
+NO_QUERIES = np.empty(0, dtype=np.int64)
 
 
 def with_untouched(changed: Mapping[str, Boxes]) -> dict[str, Boxes]:
@@ -47,6 +50,14 @@ def with_untouched(changed: Mapping[str, Boxes]) -> dict[str, Boxes]:
             boxes.axes, np.concatenate([boxes.lo, empty]), np.concatenate([boxes.hi, empty])
         )
     return found
+
+
+@dataclass
+class _Held:
+    """What a worker keeps from its last batch: regions by table, and steps bound to them."""
+
+    regions: dict[int, Region] = field(default_factory=dict)
+    bounds: dict[int, Bound] = field(default_factory=dict)
 
 
 class Engine:
@@ -86,10 +97,11 @@ class Engine:
         self._bind_regions()
         self.spans = unpinned(plan, self.boxes)
         self.batch = min(batch or self._choose_batch(memory or DEFAULT_MEMORY), self.queries)
-        self.batches = [
-            slice(a, min(a + self.batch, self.queries)) for a in range(0, self.queries, self.batch)
-        ]
+        self.batches = self._batches(self.batch)
         self._allocated = False
+
+    def _batches(self, size: int) -> list[Ints]:
+        return batches_of(next(iter(self.changed.values())), size)
 
     def _load(self) -> None:
         space: dict[str, Any] = {"__name__": f"kqo.emitted.{self.plan.name}"}
@@ -128,25 +140,32 @@ class Engine:
                         break
             self.boxes[table.id] = rows[key]
 
-    def _capacity(self, table: int, batch: int) -> int:
-        volume = self.boxes[table].volume()
-        pad = (-len(volume)) % batch
-        return int(np.pad(volume, (0, pad)).reshape(-1, batch).sum(axis=1).max())
+    def _capacities(self, batches: list[Ints]) -> dict[int, int]:
+        """By table the most delta rows of a batch."""
+        order = np.concatenate(batches)
+        begins = np.cumsum([0, *map(len, batches[:-1])])
+        found: dict[int, int] = {}
+        known: dict[int, int] = {}
+        for table, boxes in self.boxes.items():
+            if id(boxes) not in known:
+                volume = boxes.volume()[order]
+                known[id(boxes)] = int(np.add.reduceat(volume, begins).max())
+            found[table] = known[id(boxes)]
+        return found
 
-    def _arena(self, batch: int) -> Arena:
+    def _arena(self, capacities: Mapping[int, int]) -> Arena:
         """Memory of one worker for the tables whose delta rows are only read in place."""
         tables = self.plan.tables
-        return pack(
-            self.spans, {t: self._capacity(t, batch) * tables[t].columns for t in self.spans}
-        )
+        return pack(self.spans, {t: capacities[t] * tables[t].columns for t in self.spans})
 
     def _choose_batch(self, memory: int) -> int:
         itemsize = np.dtype(self.plan.dtype).itemsize
         for size in BATCHES:
             if size > max(1, -(-self.queries // self.workers)):
                 continue
-            held = self._arena(size).size + sum(
-                self._capacity(t, size) * self.plan.tables[t].columns
+            capacities = self._capacities(self._batches(size))
+            held = self._arena(capacities).size + sum(
+                capacities[t] * self.plan.tables[t].columns
                 for t in self.boxes
                 if t not in self.spans
             )
@@ -161,32 +180,33 @@ class Engine:
         dtype = np.dtype(self.plan.dtype)
         self.buffers: list[Values] = []
         self.slots: list[dict[int, int]] = [{} for _ in range(self.workers)]
+        capacities = self._capacities(self.batches)
         for table in self.plan.tables:
             rows = PADDING_ROWS + (table.rows if table.view else 0)
             if table.id in self.boxes and table.id not in self.spans:
-                capacity = self._capacity(table.id, self.batch)
                 for worker in range(self.workers):
                     self.slots[worker][table.id] = rows
-                    rows += capacity
+                    rows += capacities[table.id]
             buffer = np.empty((rows, table.columns), dtype=dtype)
             buffer[0], buffer[1], buffer[2] = 0, -math.inf, math.inf
             self.buffers.append(buffer)
             if table.view and table.name in self.plan.constants:
                 self._fill(table, self.plan.constants[table.name])
         self.workspaces = [Workspace(dtype) for _ in range(self.workers)]
-        arena = self._arena(self.batch)
+        arena = self._arena(capacities)
         self.arenas = [np.empty(arena.size, dtype=dtype) for _ in range(self.workers)]
-        self.rows = [self._rows_of(w, arena) for w in range(self.workers)]
+        self.rows = [self._rows_of(w, arena, capacities) for w in range(self.workers)]
+        self._held = [_Held() for _ in range(self.workers)]
         self._views: dict[int, Bound] = {}
         self._templates = Templates()
         self._allocated = True
 
-    def _rows_of(self, worker: int, arena: Arena) -> list[Values]:
+    def _rows_of(self, worker: int, arena: Arena, capacities: Mapping[int, int]) -> list[Values]:
         """The buffers as one worker sees them: with its own rows of the tables in the arena."""
         found = list(self.buffers)
         for table, offset in arena.offsets.items():
             columns = self.plan.tables[table].columns
-            rows = self._capacity(table, self.batch)
+            rows = capacities[table]
             part = self.arenas[worker][offset : offset + rows * columns]
             found[table] = part.reshape(rows, columns)
             self.slots[worker][table] = 0
@@ -221,7 +241,7 @@ class Engine:
         number: int,
         binder: Binder,
         out: Region,
-        batch: slice,
+        batch: Ints,
         made: dict[Any, Any],
     ) -> Bound:
         bound = binder.bind(step, out)
@@ -271,27 +291,48 @@ class Engine:
             table = self.plan.tables[step.table]
             binder = Binder(self.plan.tables, self.buffers, {}, {})
             out = everything(table.positions, 1)
-            self._views[number] = self._bound(step, number, binder, out, slice(0, 0), {})
+            self._views[number] = self._bound(step, number, binder, out, NO_QUERIES, {})
         return self._views[number]
 
-    def _run_batch(self, batch: slice, worker: int, results: dict[str, Values]) -> None:
-        regions: dict[int, Region] = {}
+    def _regions(self, batch: Ints, held: _Held) -> dict[int, Region]:
+        """The rows of each table; the same object as before where they are those of before."""
+        found: dict[int, Region] = {}
         shared: dict[tuple[int, Axes], Region] = {}
         for table, boxes in self.boxes.items():
             # Equal boxes may be all of one relation and part of a larger one.
             key = (id(boxes), self.plan.tables[table].positions)
             if key not in shared:
-                shared[key] = Region(key[1], boxes.select(batch))
-            regions[table] = shared[key]
+                made = Region(key[1], boxes.select(batch))
+                before = held.regions.get(table)
+                shared[key] = before if before and before.same_rows(made) else made
+            found[table] = shared[key]
+        return found
+
+    def _stays(self, step: Step, regions: dict[int, Region], held: _Held) -> bool:
+        """Whether a step's row numbers are those of the worker's last batch."""
+        if step.form in ("patch", "opaque"):
+            return False
+        tables = (step.table, *(t for t in step.sources if t is not None))
+        return all(regions.get(t) is held.regions.get(t) for t in tables)
+
+    def _run_batch(self, batch: Ints, worker: int, results: dict[str, Values]) -> None:
+        held = self._held[worker]
+        regions = self._regions(batch, held)
         buffers, slots = self.rows[worker], self.slots[worker]
         binder = Binder(self.plan.tables, buffers, regions, slots, self._templates)
         workspace = self.workspaces[worker]
         made: dict[Any, Any] = {}
+        bounds: dict[int, Bound] = {}
         timings = self._timings
         began = at = time.thread_time()
         for number, step in enumerate(self.plan.steps):
             if step.delta:
-                bound = self._bound(step, number, binder, regions[step.table], batch, made)
+                last = held.bounds.pop(number, None)
+                if last is not None and self._stays(step, regions, held):
+                    bound = last
+                else:
+                    bound = self._bound(step, number, binder, regions[step.table], batch, made)
+                bounds[number] = bound
             elif not step.once:
                 bound = self._view_bound(number, step)
             else:
@@ -304,9 +345,9 @@ class Engine:
                 ended = time.thread_time()
                 timings.note(worker, number, began, at, ended)
                 began = ended
+        held.regions, held.bounds = regions, bounds
         for name, table, axes in self.plan.roots:
-            count = batch.stop - batch.start
-            results[name][batch] = assemble(binder, table, axes, count, delta=True)
+            results[name][batch] = assemble(binder, table, axes, len(batch), delta=True)
 
     def run(
         self,
@@ -353,17 +394,21 @@ class Engine:
         count = threading.Lock()
         done = 0
 
+        queue = Queue(len(self.batches), self.workers)
+
         def work(worker: int) -> None:
             nonlocal done
             with np.errstate(all="ignore"):
-                for batch in self.batches[worker :: self.workers]:
-                    if stop.is_set():
-                        return
-                    self._run_batch(batch, worker, results)
-                    with count:
-                        done += batch.stop - batch.start
-                        if progress is not None:
-                            progress(min(done, self.queries - 1), self.queries - 1)
+                while numbers := queue.take():
+                    for number in numbers:
+                        if stop.is_set():
+                            return
+                        batch = self.batches[number]
+                        self._run_batch(batch, worker, results)
+                        with count:
+                            done += len(batch)
+                            if progress is not None:
+                                progress(min(done, self.queries - 1), self.queries - 1)
 
         futures = [pool.submit(work, w) for w in range(self.workers)]
         try:
