@@ -42,10 +42,15 @@ def current_rates() -> Rates:
             reason = " ".join(str(error).split())
             accepted = "'reference', or a file of kqo calibrate"
             raise ArgumentError(VARIABLE, f"{given} ({reason})", accepted) from None
+    return read(cache_file()) or REFERENCE
+
+
+def read(path: Path) -> Rates | None:
+    """Rates that were kept; None where nothing was, or by a version that measured other rates."""
     try:
-        return Rates.from_dict(json.loads(cache_file().read_text(encoding="utf-8")))
+        return Rates.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return REFERENCE  # not calibrated, or by a version that measured other rates
+        return None
 
 
 def machine_key() -> str:

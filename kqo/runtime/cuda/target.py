@@ -10,9 +10,9 @@ from kqo.ir.boxes import Boxes
 from kqo.ir.plan import Plan
 from kqo.options import Options
 from kqo.planner.choose import Chooser
-from kqo.planner.cuda_rates import cuda_rates
 from kqo.planner.rates import Rates
 from kqo.rewrite.memo import Memo
+from kqo.runtime.cuda.calibrate import gpu_rates
 from kqo.runtime.cuda.device import CupyDevice, resolve_target
 from kqo.runtime.cuda.engine import CudaEngine
 
@@ -34,14 +34,15 @@ def gpu_engine(
     """
     if resolve_target(options.target) != "cuda":
         return None
-    rates = cuda_rates(options.precision)
+    device = CupyDevice()
+    rates = gpu_rates(device.name, options.precision)
     queries = next(iter(changed.values())).queries
     chooser = Chooser(plan, memo, changed, queries, rates)
     try:
         engine = CudaEngine(
             chooser.choose(),
             changed,
-            device=CupyDevice(),
+            device=device,
             precision=options.precision,
             memory=options.memory_bytes,
             batch=options.batch,
