@@ -94,8 +94,14 @@ def test_summaries():
     assert (exact.ms, exact.speedup, exact.pointing) == (3.0, 10.0, 1.0)
     assert (tau.ssim, tau.worst_ssim, tau.met) == (pytest.approx(0.9), 0.85, 0.5)
     assert (tau.speedup, tau.pointing) == (30.0, 0.5)
+    without = record("tau 0.3", 0.2, 1.0)
+    assert replace(found, records=(*records, without)).summaries()[1].worst_ssim == 0.2
+    assert replace(found, records=(*records, without)).summaries()[1].worst_object_ssim == 0.85
     assert found.family("tau") == [tau]
-    assert "| tau 0.3 | 0.900 | 0.850 | 50% | 0.500 | 50% | 1.000 | 30.0x |" in table([exact, tau])
+    assert (
+        "| tau 0.3 | 0.900 | 0.850 | 0.900 | 0.850 | 50% | 0.500 | 50% | 1.000 | 30.0x |"
+        in table([exact, tau])
+    )
 
 
 def test_the_front_holds_what_nothing_beats(measured):
