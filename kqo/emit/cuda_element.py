@@ -23,8 +23,8 @@ from kqo.emit.cuda_step import (
     epilogue,
     identifier,
     indented,
+    opening,
     operands_of,
-    prelude,
     render,
 )
 from kqo.errors import PlanError
@@ -345,7 +345,7 @@ def root(writing: Writing, name: str, table: int, axes: Axes) -> None:
         finish="v",
     )
     kernel = writing.into.kernel(
-        f"output_{identifier(name)}", prelude() + text, NAME, threads=THREADS
+        f"output_{identifier(name)}", opening(writing.precision) + text, NAME, threads=THREADS
     )
     launch = Launch(kernel, -1, Extent(queries=True), tuple(frame.args), wide, THREADS)
     writing.into.roots.append(launch)

@@ -211,7 +211,7 @@ def _write_additive(writing: Writing, frame: Frame, window: Window) -> None:
 def _view_sums(writing: Writing, key: str) -> None:
     source = writing.plan.tables[writing.step.sources[0] or 0]
     frame = Frame(writing.plan, writing.shapes, source, varies=False)
-    buffer = frame.param("table", source.id, "const float* __restrict__", "left")
+    buffer = frame.param("table", source.id, "const stored* __restrict__", "left")
     sums = frame.param("scratch", key, "float* __restrict__", "sums")
     body = [
         f"for (int r = 0; r < {source.rows}; ++r)",
@@ -267,7 +267,7 @@ def _read(buffer: str, row: str, columns: int, column: str, vector: int) -> list
     if vector == 1:
         return [f"v[0] = *({place});"]
     return [
-        f"const float4 in = *(const float4*)({place});",
+        f"const float4 in = read4({place});",
         "v[0] = in.x, v[1] = in.y, v[2] = in.z, v[3] = in.w;",
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kqo.emit import cuda_layout
-from kqo.emit.cuda_program import Extent, Scratch
+from kqo.emit.cuda_program import STAGES_ASYNC, Extent, Scratch
 from kqo.emit.cuda_rows import Frame, at, split
 from kqo.emit.cuda_step import (
     NAME,
@@ -22,6 +22,9 @@ from kqo.ir.window import roles, tiling
 from kqo.ir.winograd import matrices
 
 SLAB = 16
+HALF_SLAB = 32
+HALF_STAGES = 3
+"""Slices of float16 hold twice the values, so that fewer of them need to be under way."""
 MOST_TAPS = 128
 """More taps than this leave no shared memory for the operands."""
 
@@ -38,33 +41,54 @@ class Tile:
     @property
     def groups(self) -> int:
         """Groups of 4 columns that a thread owns in float32."""
-        return 2 if self.columns == 128 else 1
+        return {128: 2, 96: 3}.get(self.columns, 1)
 
-    @property
-    def stage_bytes(self) -> int:
+    def stage_bytes(self, precision: str) -> int:
         """Shared memory of one slab of both operands."""
+        if precision == "float16":
+            return 2 * (self.rows + self.columns) * (HALF_SLAB + 8)
         return 4 * (self.rows * (SLAB + 4) + SLAB * (self.columns + 8))
+
+
+LARGE = (Tile(128, 128, 64, 32), Tile(128, 96, 32, 48), Tile(128, 64, 32, 32))
+
+
+def _reads(tile: Tile, wide: int) -> float:
+    """What a product reads of shared memory with a tile: fragments of both operands for each piece
+    of 16 x 8 outputs, over all columns that the tiles cover."""
+    pieces = 4 / (tile.warp_columns // 8) + 2 / (tile.warp_rows // 16)
+    return pieces * -(-wide // tile.columns) * tile.columns
 
 
 def tile_for(wide: int, taps: int, positions: int) -> Tile:
     """The tile for a product with so many columns and taps.
 
     A relation with one position per query has few rows and gets smaller tiles, so that there are
-    more blocks; many taps need room for their row numbers.
+    more blocks; many taps need room for their row numbers. Otherwise it is the tile by which the
+    least is read of shared memory, which bounds these kernels: large ones read operands less often,
+    but leave more of the last columns unused.
     """
     few = positions == 1 and wide <= 2048
     if wide <= 32:
         return Tile(64, 32, 16, 16) if few or taps > 48 else Tile(128, 32, 32, 16)
     if few or taps > 48:
         return Tile(64, 64, 32, 16)
-    if wide <= 64:
-        return Tile(128, 64, 32, 32)
-    return Tile(128, 128, 64, 32)
+    return min(LARGE, key=lambda tile: _reads(tile, wide))
 
 
-def vector_width(deep: int) -> int:
-    """How many neighbouring features one copy moves."""
-    return 4 if deep % 4 == 0 else 2 if deep % 2 == 0 else 1
+def slab_of(precision: str) -> int:
+    """Inner values of a slice."""
+    return HALF_SLAB if precision == "float16" else SLAB
+
+
+def vector_width(deep: int, precision: str) -> int:
+    """How many neighbouring features one copy moves: up to 16 bytes."""
+    most = 8 if precision == "float16" else 4
+    return next(width for width in (8, 4, 2, 1) if width <= most and deep % width == 0)
+
+
+def _stages(precision: str) -> int:
+    return HALF_STAGES if precision == "float16" else STAGES_ASYNC
 
 
 def _render(
@@ -75,9 +99,9 @@ def _render(
     taps: int,
     deep: int,
     wide: int,
-    chunked: bool,
     values: dict[str, object],
 ) -> str:
+    slab = slab_of(writing.precision)
     product = render(
         f"product_{writing.precision}",
         wm=tile.warp_rows,
@@ -89,15 +113,16 @@ def _render(
         name=NAME,
         bm=tile.rows,
         bn=tile.columns,
-        bk=SLAB,
+        bk=slab,
         threads=THREADS,
         taps=taps,
         deep=deep,
         wide=wide,
-        steps=-(-taps * deep // SLAB),
+        steps=-(-taps * deep // slab),
+        stages=_stages(writing.precision),
         npad=-(-wide // tile.columns) * tile.columns,
-        vector=vector_width(deep),
-        chunked=chunked,
+        vector=vector_width(deep, writing.precision),
+        chunked=deep % slab == 0,
         product=product,
         functions=frame.head,
         signature=frame.signature,
@@ -117,13 +142,14 @@ def gather_gemm(writing: Writing) -> None:
     tile = tile_for(wide, taps, frame.out.rows)
     count, target = frame.count, frame.target
     left = frame.read_buffer(step.sources[0], "left")
-    chunked = deep % SLAB == 0
+    slab = slab_of(writing.precision)
 
     def make() -> object:
-        return cuda_layout.gemm_kernel(node, writing.constants, SLAB, tile.columns)[0]
+        kernel = cuda_layout.gemm_kernel(node, writing.constants, slab, tile.columns)
+        return cuda_layout.sliced(kernel, slab) if writing.precision == "float16" else kernel
 
     key = (node.weight, window.taps, window.columns, window.feature_on, tile.columns)
-    right = writing.constant(frame, "kernel", key, make, "right")
+    right = writing.constant(frame, "kernel", key, make, "right", "stored")
     known = {**writing.known(), **{a.name: at(a.name) for a in window.taps}}
     row = frame.finder(step.sources[0], window.reads, known, 0, "row_of")
     finish = epilogue(writing, frame, operands_of(step), node.tail)
@@ -138,7 +164,6 @@ def gather_gemm(writing: Writing) -> None:
         taps=taps,
         deep=deep,
         wide=wide,
-        chunked=chunked,
         values={
             "title": writing.title(),
             "count": count,
@@ -162,7 +187,8 @@ def gather_gemm(writing: Writing) -> None:
         "",
         text,
         shared=index,
-        shared_stage=tile.stage_bytes,
+        shared_stage=tile.stage_bytes(writing.precision),
+        stages=_stages(writing.precision),
         per_block=tile.rows,
         columns=-(-wide // tile.columns),
     )
@@ -329,7 +355,6 @@ def _products(writing: Writing, tiles: Tiling, points: int, deep: int, wide: int
         taps=1,
         deep=deep,
         wide=wide,
-        chunked=deep % SLAB == 0,
         values={
             "title": f"{writing.title()}: the products, one per point",
             "count": count,
@@ -352,7 +377,7 @@ def _products(writing: Writing, tiles: Tiling, points: int, deep: int, wide: int
         text,
         extent=tiles.extent,
         shared=4 * tile.rows,
-        shared_stage=tile.stage_bytes,
+        shared_stage=tile.stage_bytes(writing.precision),
         per_block=tile.rows,
         columns=columns // tile.columns,
         layers=points,

@@ -22,9 +22,7 @@ def _ordered(value: NDArray[Any], own: tuple[str, ...], order: tuple[str, ...]) 
     return value.transpose([own.index(n) for n in order])
 
 
-def gemm_kernel(
-    node: Physical, constants: Mapping[str, Array], slab: int, columns: int
-) -> tuple[Floats, bool]:
+def gemm_kernel(node: Physical, constants: Mapping[str, Array], slab: int, columns: int) -> Floats:
     """The kernel as a matrix, padded with zeros to whole tiles.
 
     Args:
@@ -34,8 +32,8 @@ def gemm_kernel(
         columns: and the columns to a multiple of this.
 
     Returns:
-        the matrix, and whether its inner dimension is ordered by slabs of features, then taps, then
-        features of the slab; otherwise it is taps, then features.
+        the matrix. Where features make whole slabs, its inner dimension is ordered by slabs of
+        features, then taps, then features of the slab; otherwise it is taps, then features.
     """
     assert isinstance(node.weight, Const)
     window = roles(node)
@@ -44,10 +42,17 @@ def gemm_kernel(
     taps = window.tap_count
     value = _ordered(np.asarray(constants[node.weight.name]), names(node.weight.schema), order)
     value = value.reshape(taps, deep, wide)
-    chunked = deep % slab == 0
-    if chunked and taps > 1:
+    if deep % slab == 0 and taps > 1:
         value = value.reshape(taps, deep // slab, slab, wide).transpose(1, 0, 2, 3)
-    return padded(value.reshape(taps * deep, wide), slab, columns), chunked
+    return padded(value.reshape(taps * deep, wide), slab, columns)
+
+
+def sliced(matrix: Floats, slab: int) -> NDArray[np.float16]:
+    """A padded kernel in float16 as (slices, columns, slab), each column's values side by side."""
+    inner, wide = matrix.shape
+    by_slice = matrix.reshape(inner // slab, slab, wide).transpose(0, 2, 1)
+    with np.errstate(over="ignore"):  # beyond float16's range is infinite, as docs/gpu.md says
+        return np.ascontiguousarray(by_slice, dtype=np.float16)
 
 
 def padded(matrix: NDArray[Any], slab: int, columns: int) -> Floats:

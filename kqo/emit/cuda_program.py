@@ -69,7 +69,8 @@ class Kernel:
         source: the whole text to compile.
         threads: per block.
         shared: bytes of dynamic shared memory.
-        shared_stage: further bytes per stage of the copy pipeline (4 stages from sm_80, else 2).
+        shared_stage: further bytes per stage of the copy pipeline.
+        stages: of that pipeline from sm_80; before there are 2.
     """
 
     name: str
@@ -77,10 +78,11 @@ class Kernel:
     threads: int
     shared: int = 0
     shared_stage: int = 0
+    stages: int = STAGES_ASYNC
 
     def shared_bytes(self, capability: int) -> int:
         """Dynamic shared memory on a device of a compute capability such as 80."""
-        return self.shared + self.shared_stage * (STAGES_ASYNC if capability >= 80 else STAGES)
+        return self.shared + self.shared_stage * (self.stages if capability >= 80 else STAGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,11 @@ class Program:
     scratch: tuple[Scratch, ...]
     tilings: tuple[tuple[int, tuple[int, int]], ...]
     precision: str
+
+    @property
+    def stored(self) -> str:
+        """The type that rows are stored in: float32 or float16."""
+        return "float16" if self.precision == "float16" else "float32"
 
     @property
     def source(self) -> str:

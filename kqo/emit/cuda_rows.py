@@ -163,11 +163,11 @@ class Frame:
         """A table that is only read; a table that is also written is one parameter."""
         if table == self.out.id:
             return self.write_buffer()
-        return self.param("table", table, "const float* __restrict__", name)
+        return self.param("table", table, "const stored* __restrict__", name)
 
     def write_buffer(self) -> str:
         """The table that is written."""
-        return self.param("table", self.out.id, "float*", "out")
+        return self.param("table", self.out.id, "stored*", "out")
 
     def start(self, table: Table) -> str:
         """First delta row of a table, which the runtime places."""

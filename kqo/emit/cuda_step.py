@@ -44,6 +44,12 @@ def prelude() -> str:
     return render("device", stages=STAGES, stages_async=STAGES_ASYNC)
 
 
+def opening(precision: str) -> str:
+    """What the text of a plan's kernels begins with: the prelude, and the type of rows."""
+    kind = "half_t" if precision == "float16" else "float"
+    return f"{prelude()}typedef {kind} stored;  // rows in memory\n\n"
+
+
 def render(template: str, **values: object) -> str:
     """A filled template of ``codegen/cuda``."""
     text = _templates().get_template(f"{template}.cu.j2").render(**values)
@@ -96,11 +102,13 @@ class Writing:
         """C variables of the output positions."""
         return {a.name: at(a.name) for a in self.plan.tables[self.step.table].positions}
 
-    def constant(self, frame: Frame, base: str, key: object, make: Any, name: str) -> str:
+    def constant(
+        self, frame: Frame, base: str, key: object, make: Any, name: str, ctype: str = "float"
+    ) -> str:
         """A parameter for a constant."""
         full = (base, key)
         found = self.into.constant(f"{identifier(self.step.name)}_{base}", full, make)
-        return frame.param("constant", found, "const float* __restrict__", name)
+        return frame.param("constant", found, f"const {ctype}* __restrict__", name)
 
     def add(
         self,
@@ -112,6 +120,7 @@ class Writing:
         threads: int = THREADS,
         shared: int = 0,
         shared_stage: int = 0,
+        stages: int = STAGES_ASYNC,
         width: int = 1,
         per_block: int = 1,
         columns: int = 1,
@@ -122,11 +131,12 @@ class Writing:
         base = identifier(self.step.name) + (f"_{suffix}" if suffix else "")
         kernel = self.into.kernel(
             base,
-            prelude() + text,
+            opening(self.precision) + text,
             NAME,
             threads=threads,
             shared=shared,
             shared_stage=shared_stage,
+            stages=stages,
         )
         launch = Launch(
             kernel,
@@ -218,7 +228,7 @@ def epilogue(
         )
         column = "n" if about.columns == frame.out.columns else "0"
         found.names[f"a{i}"] = f"a{i}[(long long)row{i} * {about.columns} + {column}]"
-        found._declared += [f"const float* __restrict__ a{i}", f"int row{i}"]
+        found._declared += [f"const stored* __restrict__ a{i}", f"int row{i}"]
         found._given += [buffer, f"@{i}"]
     return found
 

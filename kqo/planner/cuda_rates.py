@@ -24,19 +24,21 @@ def cuda_rates(precision: str) -> Rates:
         precision: float32, tf32 or float16.
     """
     product = PRODUCTS[precision]
+    # Bytes are counted as of float32; rows of float16 are half as long.
+    memory = 2 * MEMORY if precision == "float16" else MEMORY
     table = tuple(tuple(product for _ in row) for row in REFERENCE.gemm)
     # Minimal filtering is emitted in float32 only; elsewhere the product over gathered rows is run.
     return replace(
         REFERENCE,
         gemm=table,
-        panel=MEMORY,
+        panel=memory,
         batched=PRODUCTS["float32"] if precision == "float32" else product / 16,
         transform=10e12,
         gather_row=1e-12,
-        gather=MEMORY,
-        scalar=MEMORY / 8,
-        vector=MEMORY / 8,
-        stream=MEMORY / 12,
+        gather=memory,
+        scalar=memory / 8,
+        vector=memory / 8,
+        stream=memory / 12,
         function=5e10,
         call=1e-9,  # one launch does a step, however many blocks of rows it has
         index=1e11,

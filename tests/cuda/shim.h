@@ -29,7 +29,7 @@ static dim3_ threadIdx, blockIdx, blockDim, gridDim;
 
 namespace kqo {
 constexpr int MOST = 1024, STACK = 256 << 10;
-struct Copy { float* to; const float* from; int floats; bool wanted; };
+struct Copy { void* to; const void* from; int bytes; bool wanted; };
 struct Fiber {
     jmp_buf place;
     bool started, done;
@@ -175,6 +175,12 @@ static Lane& lane(int i) { return lanes[current / 32 * 32 + i]; }
 static float pick(unsigned word, int which) { return half(which ? word >> 16 : word & 0xffff); }
 }  // namespace kqo
 
+struct half_t {
+    unsigned short bits;
+    operator float() const { return kqo::half(bits); }
+    half_t& operator=(float v) { return bits = (unsigned short)kqo::to_half(v), *this; }
+};
+
 static void __syncthreads()
 {
     int seen = kqo::generation;
@@ -184,13 +190,16 @@ static void __syncthreads()
 }
 
 template <int BYTES>
-KQO_DEVICE void copy_async(float* to, const float* from, bool wanted)
+KQO_DEVICE void copy_async(void* to, const void* from, bool wanted)
 {
     if ((uintptr_t)to % BYTES || (wanted && (uintptr_t)from % BYTES)) {
         fprintf(stderr, "a copy of %d bytes that is not aligned\n", BYTES);
         abort();
     }
-    kqo::fibers[kqo::current].open.push_back({to, from, BYTES / 4, wanted});
+    if (BYTES == 2)
+        *(short*)to = wanted ? *(const short*)from : 0;
+    else
+        kqo::fibers[kqo::current].open.push_back({to, from, BYTES, wanted});
 }
 KQO_DEVICE void copy_commit()
 {
@@ -204,7 +213,8 @@ KQO_DEVICE void copy_wait()
     kqo::Fiber& f = kqo::fibers[kqo::current];
     while ((int)f.groups.size() > PENDING) {
         for (const kqo::Copy& c : f.groups.front())
-            for (int i = 0; i < c.floats; ++i) c.to[i] = c.wanted ? c.from[i] : 0.f;
+            if (c.wanted) memcpy(c.to, c.from, c.bytes);
+            else memset(c.to, 0, c.bytes);
         f.groups.erase(f.groups.begin());
     }
 }

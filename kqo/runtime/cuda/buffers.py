@@ -33,6 +33,7 @@ class Capacities:
         self.each = [per_batch(count, batch) for count in self.counts]
         self.most = [int(each.max()) for each in self.each]
         self.of = regions.of
+        self.itemsize = np.dtype(program.stored).itemsize
 
     def items(self, extent: Extent) -> int:
         """Most items that a launch covers."""
@@ -59,7 +60,7 @@ class Capacities:
     def nbytes(self) -> int:
         """Bytes of rows, row numbers and scratch, without constants and results."""
         numbers = 2 * sum(self.most) + sum(self.scratch().values())
-        return WORD * (self.layout.elements + numbers)
+        return self.itemsize * self.layout.elements + WORD * numbers
 
 
 class Buffers:
@@ -80,7 +81,7 @@ class Buffers:
         self.batch = batch
         self.tables = []
         layout = self.capacities.layout
-        self.rows = xp.empty(max(1, layout.elements), dtype=xp.float32)
+        self.rows = xp.empty(max(1, layout.elements), dtype=program.stored)
         for table, first in zip(plan.tables, layout.tables, strict=True):
             rows = PADDING_ROWS + (table.rows if table.view else 0)
             part = self.rows[first : first + rows * table.columns]
