@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kqo.bench.report import Report, Row, machine
+from kqo.interop.text import one_line
 from kqo.workloads import Workload, changed_inputs
 
 if TYPE_CHECKING:
@@ -27,14 +29,16 @@ Run = Callable[[Tensor], Tensor]
 
 @contextmanager
 def products_in(precision: str) -> Iterator[None]:
-    """PyTorch's convolutions and matrix products in float32 or TF32 while this is entered."""
+    """PyTorch's convolutions and matrix products in float32 or TF32, by the algorithms that cuDNN
+    finds to be the fastest, while this is entered."""
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, products.allow_tf32
+    before = convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark
     convolutions.allow_tf32 = products.allow_tf32 = precision == "tf32"
+    convolutions.benchmark = True
     try:
         yield
     finally:
-        convolutions.allow_tf32, products.allow_tf32 = before
+        convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark = before
 
 
 class Dense:
@@ -56,6 +60,7 @@ class Dense:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._model = model
         self._graphs: dict[int, tuple[Any, Tensor, Tensor]] = {}
+        self._compiled: Run | None = None
 
     def images(self, values: NDArray[Any]) -> Tensor:
         """Images on the device, as the model takes them."""
@@ -88,6 +93,15 @@ class Dense:
         held.copy_(images)
         graph.replay()
         return found
+
+    def compiled(self, images: Tensor) -> Tensor:
+        """The first output, by torch.compile for this batch size, which uses CUDA graphs itself."""
+        if self._compiled is None:
+            mode = "reduce-overhead"
+            self._compiled = torch.compile(self.plain, mode=mode, dynamic=False)
+        if self.device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return self._compiled(images)
 
     def drop_graphs(self) -> None:
         """Free what captured graphs hold."""
@@ -133,6 +147,7 @@ def measure_gpu(
     *,
     workload: Workload,
     batches: Sequence[int] = GPU_BATCHES,
+    compiling: bool = True,
     sample: int = 256,
     repeats: int = 5,
     device: str = "cuda",
@@ -141,8 +156,9 @@ def measure_gpu(
     """Time a plan on a GPU and PyTorch on the same GPU, in turns.
 
     PyTorch runs at the plan's precision, with images on the device, at the best of ``batches`` and
-    by the faster of eager mode and CUDA graphs. Errors are against PyTorch in float64 on the
-    processor.
+    by the faster of eager mode and CUDA graphs; at that batch torch.compile is tried too, and taken
+    where it is faster. Errors are against PyTorch in float64 on the processor. The plan's memory is
+    that of its own batch, PyTorch's that of batch 128.
 
     Args:
         plan: the plan, with target cuda.
@@ -150,6 +166,7 @@ def measure_gpu(
         image: one input, (C, H, W).
         workload: the plan's workload.
         batches: batch sizes to try for PyTorch.
+        compiling: whether torch.compile is tried.
         sample: queries that PyTorch runs; errors are measured at up to 16 of them.
         repeats: rounds; figures are medians.
         device: where PyTorch runs.
@@ -175,6 +192,8 @@ def measure_gpu(
             dense,
         )
         run = dense.ways()[name]
+        if compiling:
+            name, run = _or_compiled(dense, (name, run), images, batch)
         peak = dense.peak(images[:MEMORY_BATCH])
         plan.run(image[None])
         own: list[float] = []
@@ -219,6 +238,20 @@ def best_of(ways: dict[tuple[str, int], Callable[[], float]], dense: Dense) -> t
         finally:
             dense.drop_graphs()
     return min(found, key=lambda key: found[key])
+
+
+def _or_compiled(
+    dense: Dense, best: tuple[str, Run], images: Tensor, batch: int
+) -> tuple[str, Run]:
+    """torch.compile where it can compile the model and is faster at this batch."""
+    name, run = best
+    try:
+        took = _timer(dense, dense.compiled, images, batch)()
+    except Exception as error:  # compilers fail in ways that nobody lists, and are not needed
+        warnings.warn(f"torch.compile was left out: {one_line(error)}", stacklevel=2)
+        return best
+    faster = took < _timer(dense, run, images, batch)()
+    return ("compiled", dense.compiled) if faster else (name, run)
 
 
 def _timer(dense: Dense, run: Run, images: Tensor, batch: int) -> Callable[[], float]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import kqo
-from kqo.bench.gpu import Dense, best_of, measure_gpu, products_in
+from kqo.bench.gpu import Dense, _or_compiled, best_of, measure_gpu, products_in
 from tests.cuda.planned import Everything
 from tests.unit.lowering import noise
 
@@ -22,6 +22,7 @@ def test_measure_gpu_reports_both_engines():
         image[0].numpy(),
         workload=workload,
         batches=(1, 4),
+        compiling=False,
         sample=8,
         repeats=1,
         device="cpu",
@@ -46,6 +47,26 @@ def test_float16_runs_in_float16():
     images = dense.images(np.zeros((2, 3, 32, 32), dtype=np.float32))
     assert images.dtype == torch.float16
     assert dense.plain(images).shape == (2, 7)
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [(1.0, "compiled"), (3.0, "eager")])
+def test_torch_compile_is_taken_where_it_is_faster(monkeypatch, seconds, chosen):
+    dense = Dense(Everything().eval(), "float32", "cpu")
+    images = dense.images(np.zeros((2, 3, 32, 32), dtype=np.float32))
+    took = {dense.plain: 2.0, dense.compiled: seconds}
+    monkeypatch.setattr(dense, "seconds", lambda run, *_: took[run])
+    assert _or_compiled(dense, ("eager", dense.plain), images, 2)[0] == chosen
+
+
+def test_a_model_that_torch_compile_rejects_runs_without(monkeypatch):
+    def reject(*_, **__):
+        raise RuntimeError("no compiler\nhere")
+
+    monkeypatch.setattr(torch, "compile", reject)
+    dense = Dense(Everything().eval(), "float32", "cpu")
+    images = dense.images(np.zeros((2, 3, 32, 32), dtype=np.float32))
+    with pytest.warns(UserWarning, match="left out: no compiler"):
+        assert _or_compiled(dense, ("eager", dense.plain), images, 2)[0] == "eager"
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32"])

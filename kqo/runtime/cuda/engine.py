@@ -25,7 +25,9 @@ from kqo.runtime.timing import Timings
 
 MOST_QUERIES = 512
 SHARE = 0.6
-"""Of the free memory that a run takes where it was given no budget."""
+"""Of the free memory that a run takes at most where it was given no budget."""
+ENOUGH = 512 << 20
+"""Bytes beyond which larger batches bring little: every launch fills the device by then."""
 BINDERS = 128
 
 
@@ -101,13 +103,16 @@ class CudaEngine:
         """Bytes of rows, scratch and results held on the device, without constants."""
         return self._buffers.nbytes if self._buffers is not None else 0
 
+    def bytes_at(self, batch: int) -> int:
+        """Bytes of rows and scratch for a size of batch, without constants and results."""
+        return Capacities(self.plan, self.program, self.regions, batch).nbytes
+
     def _choose_batch(self, memory: int | None) -> int:
         held = sum(int(c.nbytes) for c in self.program.constants.values())
-        budget = memory or int(SHARE * (self.device.free_bytes() - held))
+        free = int(SHARE * (self.device.free_bytes() - held))
+        budget = memory or min(free, max(ENOUGH, 4 * self.bytes_at(1)))
         size = min(MOST_QUERIES, self.queries)
-        while size > 1:
-            if Capacities(self.plan, self.program, self.regions, size).nbytes <= budget:
-                break
+        while size > 1 and self.bytes_at(size) > budget:
             size //= 2
         count = -(-self.queries // size)
         return -(-self.queries // count)

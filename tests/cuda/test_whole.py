@@ -1,0 +1,122 @@
+"""The API from end to end with target cuda, on the host device in place of a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kqo
+from kqo.options import PRECISIONS
+from kqo.runtime.cuda import device, target
+from kqo.runtime.cuda.engine import CudaEngine
+from kqo.runtime.cuda.results import OnDevice
+from tests.cuda.host import HostDevice, has_compiler
+from tests.cuda.planned import Everything
+from tests.property.test_networks import PHASES, QUIET, Case, _check_case, cases
+from tests.unit.lowering import noise
+
+pytestmark = pytest.mark.skipif(not has_compiler(), reason="needs g++")
+EXAMPLES = 12
+WORKLOAD = kqo.Occlusion(window=6, stride=5)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    """The host device where the API looks for a GPU."""
+    folder = tmp_path_factory.mktemp("kernels")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "CupyDevice", lambda: HostDevice(folder))
+        patch.setattr(target, "CupyDevice", lambda: HostDevice(folder))
+        patch.setattr(device, "gpu_available", lambda: True)
+        yield folder
+
+
+def compiled(**options) -> kqo.api.CompiledPlan:
+    asked = kqo.Options(**{"target": "cuda", **options})
+    return kqo.compile(Everything().eval(), (noise(1, 3, 32, 32),), WORKLOAD, asked)
+
+
+def expected(images: torch.Tensor) -> kqo.api.Result:
+    plan = kqo.compile(Everything().eval(), (images[:1],), WORKLOAD)
+    return plan.run(images)
+
+
+def test_results_are_numpys_and_copied_when_read(host):
+    plan, image = compiled(), noise(1, 3, 32, 32)
+    result, want = plan.run(image, verify=4), expected(image)
+    assert isinstance(plan.engine, CudaEngine)
+    assert isinstance(result.outputs, OnDevice) and isinstance(result.originals, OnDevice)
+    assert not result.originals._copies
+    np.testing.assert_allclose(result.scores, want.scores, atol=1e-5 * np.abs(want.scores).max())
+    assert result.scores is result.scores
+    assert result.device_outputs["output"].shape == want.scores.shape
+    assert want.device_outputs is want.outputs
+    assert result.heatmap().shape == want.heatmap().shape
+
+
+def test_many_images_and_auto(host):
+    images = noise(2, 3, 32, 32)
+    result, want = compiled(target="auto").run(images), expected(images)
+    assert isinstance(result.outputs, OnDevice)
+    np.testing.assert_allclose(result.scores, want.scores, atol=1e-5 * np.abs(want.scores).max())
+
+
+def test_images_that_are_not_finite_are_asked_again_of_numpy(host):
+    images = noise(2, 3, 32, 32)
+    images[1, 0, 3, 3] = float("nan")
+    result, want = compiled().run(images), expected(images)
+    assert result.facts["not_finite"] >= 1
+    assert np.array_equal(np.isnan(result.scores), np.isnan(want.scores))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_plan_files_keep_target_and_precision(host, tmp_path, precision):
+    plan, image = compiled(precision=precision), noise(1, 3, 32, 32)
+    plan.save(tmp_path / "plan.kqo")
+    again = kqo.load(tmp_path / "plan.kqo")
+    assert (again.options.target, again.options.precision) == ("cuda", precision)
+    assert isinstance(again.engine, CudaEngine) and again.engine.program.precision == precision
+    assert np.array_equal(again.run(image).scores, plan.run(image).scores)
+
+
+def test_explain_shows_times_of_kernels(host):
+    plan = compiled()
+    assert "measured" in plan.explain(analyze=True)
+    assert "__global__" in plan.explain(stage="source")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_precision_is_part_of_what_is_verified(host, precision):
+    result = compiled(precision=precision).run(noise(1, 3, 32, 32), verify=3)
+    assert result.facts["error"] < kqo.Options(precision=precision).stated_tolerance
+
+
+def on_gpu(case: Case) -> Case:
+    """The same questions with target auto."""
+    asked = [replace(q, options={**q.options, "target": "auto"}) for q in case.questions]
+    return Case(case.network, asked)
+
+
+@pytest.mark.slow
+def test_random_networks_answer_as_pytorch_does(host, monkeypatch):
+    ran: list[int] = []
+    load = HostDevice.load
+
+    def counted(self, kernels):
+        ran.append(len(kernels))
+        return load(self, kernels)
+
+    monkeypatch.setattr(HostDevice, "load", counted)
+
+    @settings(max_examples=EXAMPLES, suppress_health_check=QUIET, deadline=None, phases=PHASES)
+    @given(data=st.data())
+    def check(data):
+        _check_case(on_gpu(data.draw(cases(False, 1))))
+
+    check()
+    assert len(ran) >= EXAMPLES // 2  # the others have parts that torch runs
