@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kqo.emit import cuda_element, cuda_forms, cuda_gemm
+from kqo.emit.cuda_place import places
 from kqo.emit.cuda_program import Collected, Program, Shapes
 from kqo.emit.cuda_step import Writing
 from kqo.errors import DeviceError
@@ -63,8 +64,9 @@ def emit_cuda(plan: PhysicalPlan, shapes: Shapes, precision: str = "float32") ->
             f"a plan in {plan.dtype}: kernels compute in float32", hint="target='numpy'"
         )
     into = Collected()
+    placed = places(plan, shapes)
     for number, step in enumerate(plan.steps):
-        writing = Writing(plan, shapes, number, step, into, precision)
+        writing = Writing(plan, shapes, number, step, into, precision, placed)
         _form(step, precision)(writing)
     for name, table, axes in plan.roots:
         cuda_element.root(
@@ -79,4 +81,5 @@ def emit_cuda(plan: PhysicalPlan, shapes: Shapes, precision: str = "float32") ->
         tuple(into.scratch.values()),
         tuple(into.tilings),
         precision,
+        {table: place.table for table, place in placed.items()},
     )

@@ -57,7 +57,7 @@ def _write(
         decode=indented(lines, 1),
         body=indented(body, 1),
         target=target,
-        place="(long long)row * WIDE + n",
+        place=f"(long long)row * {frame.stride} + n",
         finish=finish,
     )
     writing.add(frame, "", text, width=frame.out.columns, per_block=THREADS)
@@ -171,7 +171,7 @@ def _left_value(
             keys.append(known[axis.name])
             continue
         condition = bound[axis.name]
-        if condition == equal(axis.name, *condition.reads[:1]):
+        if condition.reads and condition == equal(axis.name, condition.reads[0]):
             keys.append(known[condition.reads[0]])
             if dict(_extents(writing, known)).get(condition.reads[0]) == axis.extent:
                 continue

@@ -83,6 +83,7 @@ def _rows(
         block_rows=block_rows,
         across=across,
         wide=out.columns,
+        stride=frame.stride,
         vector=vector,
         reads=total,
         functions=frame.head,
@@ -182,6 +183,7 @@ def _write_additive(writing: Writing, frame: Frame, window: Window) -> None:
         name=NAME,
         title=f"{writing.title()}, additive",
         wide=source.columns,
+        stride=frame.stride,
         threads=THREADS,
         functions=frame.head,
         signature=frame.signature,
@@ -273,22 +275,29 @@ def _read(buffer: str, row: str, columns: int, column: str, vector: int) -> list
 
 
 def concat(writing: Writing) -> None:
-    """Columns side by side."""
+    """Columns side by side; those that are written in place are there already."""
     step, node = writing.step, writing.step.node
     assert isinstance(node, Physical)
     frame = writing.frame()
     parts = [writing.plan.tables[t] for t in step.sources if t is not None]
+    there = [step.delta and part.id in writing.places for part in parts]
+    if all(there):
+        return
     vector = 4 if all(p.columns % 4 == 0 for p in parts) else 1
     reads: list[tuple[str, list[str]]] = []
     body: list[str] = []
     first = 0
     for i, part in enumerate(parts):
-        buffer = frame.read_buffer(part.id, f"part{i}")
-        name = f"row_of_part{i}"
-        reads.append((frame.finder(part.id, natural(part.axes), writing.known(), ZERO, name), []))
         body.append(f"{'else ' if i else ''}if (n < {first + part.columns}) {{")
-        lines = _read(buffer, f"own[{i}]", part.columns, f"(n - {first})", vector)
-        body += [*(f"    {line}" for line in lines), "}"]
+        if there[i]:
+            body += ["    continue;", "}"]
+        else:
+            buffer, name = frame.read_buffer(part.id, f"part{i}"), f"row_of_part{i}"
+            row = frame.finder(part.id, natural(part.axes), writing.known(), ZERO, name)
+            place = f"own[{len(reads)}]"
+            lines = _read(buffer, place, part.columns, f"(n - {first})", vector)
+            body += [*(f"    {line}" for line in lines), "}"]
+            reads.append((row, []))
         first += part.columns
     finish = epilogue(writing, frame, [], node.tail)
     _rows(writing, frame, finish, reads, body=indented(body, 2), vector=vector)

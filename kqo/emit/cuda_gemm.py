@@ -178,6 +178,7 @@ def gather_gemm(writing: Writing) -> None:
             "left": left,
             "right": right,
             "target": target,
+            "stride": frame.stride,
             "epilogue_0": finish.call("acc[i][j][e]", "n", rows),
             "epilogue_1": finish.call("acc[i][j][e + 1]", "n + 1", rows),
         },
@@ -366,6 +367,7 @@ def _products(writing: Writing, tiles: Tiling, points: int, deep: int, wide: int
             "left_row": "row",
             "left": f"({left} + {layer} * {stride} * DEEP)",
             "right": f"({right} + {layer} * {inner * columns})",
+            "stride": wide,
             "target": f"({out} + {layer} * {stride} * WIDE)",
             "epilogue_0": "acc[i][j][e]",
             "epilogue_1": "acc[i][j][e + 1]",
@@ -428,6 +430,7 @@ def _output(writing: Writing, tiles: Tiling, wide: int) -> None:
         prologue=frame.setup,
         decode_output=indented(decode, 3),
         stride=stride,
+        row_stride=frame.stride,
         target=target,
         epilogue=finish.call("v", "n", rows),
     )

@@ -145,6 +145,7 @@ class Program:
         scratch: memory that steps use between two of their launches.
         tilings: regions cut into tiles, with the outputs of a tile along both axes.
         precision: of matrix products: float32, tf32 or float16.
+        placed: by table whose delta rows are columns of another table's, that table.
     """
 
     kernels: Mapping[str, Kernel]
@@ -155,6 +156,7 @@ class Program:
     scratch: tuple[Scratch, ...]
     tilings: tuple[tuple[int, tuple[int, int]], ...]
     precision: str
+    placed: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def stored(self) -> str:

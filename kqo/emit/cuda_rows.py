@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kqo.emit.cuda_place import Place
 from kqo.emit.cuda_program import Arg, Delta, Extent, Shapes
 from kqo.errors import PlanError
 from kqo.ir.equations import Affine, Condition, equal
@@ -99,6 +100,7 @@ class Frame:
         *,
         varies: bool,
         delta: Delta | None = None,
+        place: Place | None = None,
     ) -> None:
         """For a kernel that writes rows of ``out``.
 
@@ -108,12 +110,14 @@ class Frame:
             out: the table that is written.
             varies: whether what is read varies by query.
             delta: where delta rows are written; None for view rows.
+            place: the table and columns that delta rows are written to in place of their own.
         """
         self.plan = plan
         self.shapes = shapes
         self.out = out
         self.varies = varies
         self.delta = delta
+        self.place = place
         self.tables = Tables()
         self.functions: list[str] = []
         self.prologue: list[str] = []
@@ -177,10 +181,21 @@ class Frame:
     @property
     def target(self) -> str:
         """The first row that the step writes."""
+        if self.place is not None:
+            into = self.plan.tables[self.place.table]
+            buffer = self.param("table", into.id, "stored*", "out")
+            first = f"(long long){self.start(into)} * {into.columns} + {self.place.column}"
+            return f"({buffer} + {first})"
         buffer = self.write_buffer()
         if self.delta is None:
             return f"({buffer} + {PADDING_ROWS * self.out.columns}ll)"
         return f"({buffer} + (long long){self.start(self.out)} * {self.out.columns})"
+
+    @property
+    def stride(self) -> int:
+        """Columns from one row that the step writes to the next."""
+        written = self.out if self.place is None else self.plan.tables[self.place.table]
+        return written.columns
 
     def decode(self) -> list[str]:
         """Statements that define q and the position of output row ``row``."""

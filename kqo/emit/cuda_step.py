@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from kqo.data import data_path
 from kqo.emit import cuda_layout
 from kqo.emit.cuda_expr import c_expr
+from kqo.emit.cuda_place import Place
 from kqo.emit.cuda_program import STAGES, STAGES_ASYNC, Collected, Extent, Launch, Shapes
 from kqo.emit.cuda_rows import ZERO, Frame, at, natural
 from kqo.ir.nodes import Domain, Node, Physical
@@ -78,6 +79,7 @@ class Writing:
         step: the step.
         into: where kernels and launches are collected.
         precision: of matrix products.
+        places: of tables whose delta rows are written among another table's columns.
     """
 
     plan: PhysicalPlan
@@ -86,6 +88,7 @@ class Writing:
     step: Step
     into: Collected
     precision: str
+    places: Mapping[int, Place] = field(default_factory=dict)
 
     @property
     def constants(self) -> Mapping[str, Array]:
@@ -96,7 +99,8 @@ class Writing:
         """The frame of a kernel that writes rows of the step's table."""
         delta = self.shapes.deltas[self.step.table] if self.step.delta else None
         out = self.plan.tables[self.step.table]
-        return Frame(self.plan, self.shapes, out, varies=self.step.delta, delta=delta)
+        place = self.places.get(out.id) if self.step.delta else None
+        return Frame(self.plan, self.shapes, out, varies=self.step.delta, delta=delta, place=place)
 
     def known(self) -> dict[str, str]:
         """C variables of the output positions."""

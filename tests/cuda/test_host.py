@@ -219,3 +219,36 @@ def test_several_boxes_per_query(folder):
     given = {compiled.scan.name: image[0].numpy()}
     got, want = engine.run(given)["output"], compiled.engine.run(given)["output"]
     assert np.abs(got - want).max() < EXACT * np.abs(want).max()
+
+
+class Branches(nn.Module):
+    """A concatenation of a concatenation; branches change everywhere, or less than all of it."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            self.stem = nn.Conv2d(3, 8, 9 if whole else 1, padding=4 if whole else 0)
+            self.one, self.two = nn.Conv2d(8, 12, 1), nn.Conv2d(8, 16, 3, padding=1)
+            self.three = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        y = torch.relu(self.two(x))
+        inner = torch.cat([torch.relu(self.three(y)), nn.functional.max_pool2d(x, 3, 1, 1)], 1)
+        return torch.cat([torch.relu(self.one(x)), inner], 1).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("whole", "precision"), [(True, "float32"), (True, "float16"), (False, "float32")]
+)
+def test_parts_of_a_concatenation_are_written_in_place(folder, whole, precision):
+    case = Case(Branches(whole).eval(), ((3, 8, 8),), 4, 2)
+    engine = case.engine(HostDevice(folder), precision)
+    placed = engine.program.placed
+    concatenations = [s.table for s in engine.plan.steps if s.form == "concat" and s.delta]
+    launched = {engine.plan.steps[launch.step].table for launch in engine.program.deltas}
+    if whole:  # every branch changes at every position, so that nothing is copied
+        assert len(set(placed.values())) == 1 and not launched & set(concatenations)
+    assert bool(placed)
+    assert case.error(engine) < max(EXACT, PRECISIONS[precision])

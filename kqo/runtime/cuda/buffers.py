@@ -46,7 +46,9 @@ class Capacities:
     @cached_property
     def layout(self) -> Layout:
         """Where rows lie."""
-        return lay_out(self.plan, {t: self.most[r] for t, r in self.of.items()})
+        return lay_out(
+            self.plan, {t: self.most[r] for t, r in self.of.items()}, self.program.placed
+        )
 
     def scratch(self) -> dict[str, int]:
         """Floats of each piece of scratch memory: what the largest step takes."""

@@ -35,13 +35,19 @@ class Layout:
     elements: int
 
 
-def lives(plan: PhysicalPlan) -> dict[int, tuple[int, int]]:
-    """For each table with delta rows the first step that writes and the last that reads them."""
+def lives(plan: PhysicalPlan, placed: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+    """For each table with delta rows the first step that writes and the last that reads them.
+
+    Args:
+        plan: the physical plan.
+        placed: by table whose delta rows are columns of another table's, that table.
+    """
     found: dict[int, tuple[int, int]] = {}
     for number, step in enumerate(plan.steps):
         if step.delta:
-            found.setdefault(step.table, (number, number))
-            for table in (step.table, *step.sources):
+            written = placed.get(step.table, step.table)
+            found.setdefault(written, (number, number))
+            for table in (written, *step.sources):
                 if table in found:
                     found[table] = (found[table][0], number)
     for _, table, _ in plan.roots:
@@ -50,13 +56,15 @@ def lives(plan: PhysicalPlan) -> dict[int, tuple[int, int]]:
     return found
 
 
-def lay_out(plan: PhysicalPlan, delta_rows: Mapping[int, int]) -> Layout:
+def lay_out(plan: PhysicalPlan, delta_rows: Mapping[int, int], placed: Mapping[int, int]) -> Layout:
     """Places for all rows.
 
     Args:
         plan: the physical plan.
         delta_rows: of the largest batch, by table that has delta rows.
+        placed: by table whose delta rows are columns of another table's, that table.
     """
+    delta_rows = {t: rows for t, rows in delta_rows.items() if t not in placed}
     tables: list[int] = []
     starts: dict[int, int] = {}
     end = 0
@@ -67,23 +75,23 @@ def lay_out(plan: PhysicalPlan, delta_rows: Mapping[int, int]) -> Layout:
             starts[table.id] = rows
             rows += delta_rows[table.id]
         end = _up(end + rows * table.columns, 0, ALIGNED)
-    alive = lives(plan)
+    alive = lives(plan, placed)
     shared = [t for t in delta_rows if t not in starts]
     shared.sort(key=lambda t: (-delta_rows[t] * plan.tables[t].columns, t))
-    placed: list[tuple[int, int, tuple[int, int]]] = []  # first element, last, life
+    given: list[tuple[int, int, tuple[int, int]]] = []  # first element, last, life
     for number in shared:
         columns, base = plan.tables[number].columns, tables[number]
         size, life = delta_rows[number] * columns, alive.get(number, (0, len(plan.steps)))
         at = _up(end, base, columns)
-        for first, last, other in sorted(placed):
+        for first, last, other in sorted(given):
             if other[1] < life[0] or life[1] < other[0]:
                 continue
             if at + size <= first:
                 break
             at = max(at, _up(last, base, columns))
-        placed.append((at, at + size, life))
+        given.append((at, at + size, life))
         starts[number] = (at - base) // columns
-    return Layout(tuple(tables), starts, max([end, *(last for _, last, _ in placed)]))
+    return Layout(tuple(tables), starts, max([end, *(last for _, last, _ in given)]))
 
 
 def _up(offset: int, base: int, step: int) -> int:
