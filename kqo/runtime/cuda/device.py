@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +20,8 @@ from kqo.runtime.cuda.cache import compile_all
 Grid = tuple[int, int, int]
 ON_CUDA = 2
 """DLPack's number for memory of a GPU."""
+MAX_DYNAMIC_SHARED = 8
+"""The driver's CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES; not every CuPy names it."""
 OLDEST = 70
 """The oldest compute capability that kernels are written for."""
 
@@ -191,7 +193,7 @@ class CupyDevice:
                 graph = self._stream.end_capture()
         except (runtime.CUDARuntimeError, RuntimeError):
             return work
-        return lambda: graph.launch(self._stream)
+        return partial(graph.launch, self._stream)
 
     def milliseconds(self, work: Callable[[], None]) -> float:
         """Time between two events around the launches."""
@@ -214,8 +216,7 @@ def host_array(value: Any) -> NDArray[Any]:
 
 def _allow_shared(cupy: Any, function: Any, shared: int) -> None:
     """Let a kernel have more than 48 KiB of shared memory per block."""
-    attribute = cupy.cuda.driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    cupy.cuda.driver.funcSetAttribute(function.ptr, attribute, shared)
+    cupy.cuda.driver.funcSetAttribute(function.ptr, MAX_DYNAMIC_SHARED, shared)
 
 
 def _cupy() -> tuple[Any, int]:
