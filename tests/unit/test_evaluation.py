@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+import kqo
+from kqo.bench.evaluation.drill import DrillDown
 from kqo.bench.evaluation.measure import measure
 from kqo.bench.evaluation.plots import pareto
 from kqo.bench.evaluation.records import Evaluation, Record, Setting, table
 from kqo.bench.evaluation.run import Asked
 from kqo.bench.evaluation.settings import EXACT
 from kqo.bench.tasks.networks import build, save_network
-from kqo.bench.tasks.task import TASKS
+from kqo.bench.tasks.task import SIZE, TASKS
 from kqo.cli import app
 from kqo.errors import ArgumentError
 
@@ -73,13 +75,37 @@ def test_drops_are_those_of_pytorch(measured, model):
     assert drop[2, 5] == pytest.approx(float(scores[best] - changed[best]), abs=1e-4)
 
 
+def test_drilling_down_asks_less_and_keeps_what_it_asked(measured, model):
+    """Refining everything is exact; nothing, it is the coarse grid, interpolated."""
+    task = TASKS["surface"]
+    image = task.preprocess(measured.samples[1].image)[0]
+    exact = measured.drops["exact"][1]
+
+    def drill(share):
+        options = kqo.Options(threads=1, progress=False)
+        return DrillDown(model, (3, SIZE, SIZE), 16, 20, 40, share, options).run(image)
+
+    everything, some, nothing = drill(1.0), drill(0.2), drill(0.0)
+    assert everything.drop == pytest.approx(exact, abs=1e-5)
+    assert everything.queries == 144 and nothing.queries == 49
+    assert nothing.queries < some.queries < 144
+    # 12 positions, every second one and the last: 0, 2, 4, 6, 8, 10, 11.
+    assert nothing.drop[2, 11] == pytest.approx(exact[2, 11], abs=1e-5)
+    assert nothing.drop[3, 4] == pytest.approx((exact[2, 4] + exact[4, 4]) / 2, abs=1e-5)
+    peak = np.unravel_index(int(nothing.drop.argmax()), exact.shape)
+    near = np.s_[peak[0] : peak[0] + 1, peak[1] : peak[1] + 1]
+    assert some.drop[near] == pytest.approx(exact[near], abs=1e-5)
+    with pytest.raises(ArgumentError, match="multiple"):
+        DrillDown(model, (3, SIZE, SIZE), 16, 20, 30, 0.5, kqo.Options())
+
+
 def test_pointing_counts_images_with_an_object_only(measured):
     records = [r for r in measured.evaluation.records if r.setting == "exact"]
     assert [r.pointing is None for r in records] == [True, False]
 
 
 def record(setting, similarity, seconds, pointing=None):
-    return Record(setting, 0, True, similarity, 0.5, pointing, seconds)
+    return Record(setting, 0, True, similarity, 0.5, pointing, seconds, 500)
 
 
 def test_summaries():
@@ -99,7 +125,7 @@ def test_summaries():
     assert replace(found, records=(*records, without)).summaries()[1].worst_object_ssim == 0.85
     assert found.family("tau") == [tau]
     assert (
-        "| tau 0.3 | 0.900 | 0.850 | 0.900 | 0.850 | 50% | 0.500 | 50% | 1.000 | 30.0x |"
+        "| tau 0.3 | 0.900 | 0.850 | 0.900 | 0.850 | 50% | 0.500 | 50% | 500 | 1.000 | 30.0x |"
         in table([exact, tau])
     )
 

@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 
 import kqo
 from kqo.bench.dense import BATCHES, best_batch, time_engine, torch_engine
+from kqo.bench.evaluation.drill import DrillDown
 from kqo.bench.evaluation.records import Evaluation, Record, Setting
 from kqo.bench.quality import SLACK, ssim, top_rank_correlation
 from kqo.bench.tasks.sample import Sample
@@ -39,6 +39,17 @@ class Measured:
     evaluation: Evaluation
     samples: tuple[Sample, ...]
     drops: dict[str, list[Heatmap]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One image's heatmap by one setting: its drops (gy, gx), and what :class:`Record` tells."""
+
+    drop: Heatmap
+    predicted: int
+    seconds: float
+    queries: int
+    scores: NDArray[np.float32] | None
 
 
 def measure(
@@ -93,39 +104,31 @@ def measure(
     records: list[Record] = []
     right = []
     for setting in settings:
-        plan = kqo.compile(
-            model,
-            (torch.zeros((1, *inputs[0].shape[1:])),),
-            workload,
-            kqo.Options(threads=threads, progress=False, **setting.options),
-            name=network,
-        )
-        first = plan.run(inputs[0])  # binds positions, which is done once per plan
-        if setting is settings[0]:
+        asked = _runner(setting, model, inputs[0].shape[1:], workload, window, stride, threads)
+        first = asked(inputs[0][0])  # binds positions, which is done once per plan
+        if first.scores is not None and setting is settings[0]:
             difference = np.abs(first.scores[chosen[:dense_images]] - expected).max()
             error = float(difference / np.abs(expected).max())
         maps = []
         for sample, image, seed in zip(samples, inputs, seeds, strict=True):
-            began = time.perf_counter()
-            result = plan.run(image[0])
-            seconds = time.perf_counter() - began
-            predicted = int(result.predicted())
-            maps.append(_drop(result))
+            found = asked(image[0])
+            maps.append(found.drop)
             exact = drops.get(settings[0].name, maps)[len(maps) - 1]
             records.append(
                 Record(
                     setting.name,
                     seed,
-                    predicted == sample.label,
+                    found.predicted == sample.label,
                     ssim(maps[-1], exact),
                     top_rank_correlation(maps[-1], exact),
                     points_at_defect(maps[-1], sample.mask, window, stride, SLACK)
                     if sample.mask.any()
                     else None,
-                    seconds,
+                    found.seconds,
+                    found.queries,
                 )
             )
-            right.append(predicted == sample.label)
+            right.append(found.predicted == sample.label)
         drops[setting.name] = maps
         dense_seconds.append(time_engine(dense, hidden[:dense_images], batch).seconds)
         report(_line(setting, records[-len(samples) :]))
@@ -144,10 +147,37 @@ def measure(
     return Measured(evaluation, samples, drops)
 
 
-def _drop(result: Any) -> Heatmap:
-    """Original minus occluded score of the predicted class, on the grid."""
-    target = int(result.predicted())
-    return np.asarray(result.original[target] - result.heatmap(target), dtype=np.float32)
+def _runner(
+    setting: Setting,
+    model: nn.Module,
+    shape: tuple[int, ...],
+    workload: Occlusion,
+    window: int,
+    stride: int,
+    threads: int | None,
+) -> Callable[[Heatmap], Found]:
+    """What answers one image (C, H, W) by a setting."""
+    options = kqo.Options(threads=threads, progress=False, **setting.options)
+    if setting.coarse is not None:
+        drill = DrillDown(model, shape, window, stride, *setting.coarse, options)
+
+        def run_drill(image: Heatmap) -> Found:
+            made = drill.run(image)
+            drop = made.drop.astype(np.float32)
+            return Found(drop, made.predicted, made.seconds, made.queries, None)
+
+        return run_drill
+    plan = kqo.compile(model, (torch.zeros((1, *shape)),), workload, options)
+
+    def run_plan(image: Heatmap) -> Found:
+        began = time.perf_counter()
+        result = plan.run(image)
+        seconds = time.perf_counter() - began
+        target = int(result.predicted())
+        drop = np.asarray(result.original[target] - result.heatmap(target), dtype=np.float32)
+        return Found(drop, target, seconds, len(result.workload), result.scores)
+
+    return run_plan
 
 
 def _line(setting: Setting, records: Sequence[Record]) -> str:

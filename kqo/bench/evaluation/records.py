@@ -18,12 +18,15 @@ class Setting:
         family: which ablation it belongs to: ``exact``, ``tau``, ...
         options: keyword arguments of :class:`kqo.Options`; empty for exact.
         value: its place on the ablation's axis; None where it has none.
+        coarse: of drill-down, the first stride in pixels and the share of its positions that is
+            refined; None for all positions.
     """
 
     name: str
     family: str
     options: Mapping[str, Any]
     value: float | None = None
+    coarse: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Record:
         rank: rank correlation with the exact heatmap over its top 10 % of positions.
         pointing: whether the largest drop lies on the object; None where there is none.
         seconds: of the plan's run.
+        queries: that it answered.
     """
 
     setting: str
@@ -47,6 +51,7 @@ class Record:
     rank: float
     pointing: bool | None
     seconds: float
+    queries: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class Summary:
         met: share of images whose similarity is at least the evaluation's quality.
         rank: mean rank correlation.
         pointing: share of images with an object whose largest drop lies on it.
-        ms: median milliseconds per position.
+        queries: mean number of queries answered.
+        ms: median milliseconds per position of the whole grid.
         speedup: over batched PyTorch on every position, measured in the same run.
     """
 
@@ -74,6 +80,7 @@ class Summary:
     met: float
     rank: float
     pointing: float
+    queries: float
     ms: float
     speedup: float
 
@@ -129,6 +136,7 @@ class Evaluation:
             statistics.fmean(r.ssim >= self.quality for r in found),
             statistics.fmean(r.rank for r in found),
             statistics.fmean(hits) if hits else math.nan,
+            statistics.fmean(r.queries for r in found),
             ms,
             self.dense_ms / ms,
         )
@@ -142,11 +150,11 @@ def table(summaries: Sequence[Summary]) -> str:
     """Markdown: one line per setting."""
     head = (
         "| setting | SSIM, mean | worst | with an object | worst | met | rank, top 10 % | pointing"
-        " | ms/position | over PyTorch |\n|---|---|---|---|---|---|---|---|---|---|\n"
+        " | queries | ms/position | over PyTorch |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
     )
     return head + "".join(
         f"| {s.setting.name} | {s.ssim:.3f} | {s.worst_ssim:.3f} | {s.object_ssim:.3f}"
         f" | {s.worst_object_ssim:.3f} | {s.met:.0%} | {s.rank:.3f}"
-        f" | {s.pointing:.0%} | {s.ms:.3f} | {s.speedup:.1f}x |\n"
+        f" | {s.pointing:.0%} | {s.queries:.0f} | {s.ms:.3f} | {s.speedup:.1f}x |\n"
         for s in summaries
     )
