@@ -74,6 +74,24 @@ def test_tensor_cores_are_used_where_they_are(case):
     assert kernel.shared_bytes(70) <= 96 << 10 and kernel.shared_bytes(80) <= 99 << 10
 
 
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("precision", ["tf32", "float16"])
+def test_tensor_core_kernels_keep_their_sums_in_registers(case, precision, architecture):
+    """Two blocks of 256 threads on a multiprocessor leave 128 registers a thread."""
+    kernels = [k for k in case.program(precision).kernels.values() if k.shared_stage]
+    for kernel in kernels:
+        found = nvrtc.assembled(kernel.source, architecture)
+        assert found.registers <= 128 and not found.spilled
+        assert 2 * (kernel.shared_bytes(architecture) + 1024) <= 163 << 10
+
+
+def test_newer_gpus_get_code_for_the_driver_to_translate(case):
+    newest = nvrtc.architectures()[-1]
+    kernel = next(iter(case.program().kernels.values()))
+    code = nvrtc.compile_kernel(kernel.source, newest + 10)
+    assert f".target sm_{newest}".encode() in code and code.endswith(b"\0")
+
+
 def test_code_is_cached(case, tmp_path, monkeypatch):
     kernel = next(iter(case.program().kernels.values()))
     first = cache.compiled(kernel, 80)

@@ -10,8 +10,10 @@ import ctypes
 import ctypes.util
 import glob
 import os
+import re
 import site
 import sys
+from dataclasses import dataclass
 from functools import lru_cache
 
 from kqo.errors import DeviceError
@@ -75,6 +77,31 @@ def architectures() -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """What a kernel takes of a multiprocessor.
+
+    Attributes:
+        registers: per thread.
+        spilled: bytes per thread that did not fit the registers.
+    """
+
+    registers: int
+    spilled: int
+
+
+def assembled(source: str, capability: int) -> Assembled:
+    """What the assembler says of a text with one kernel.
+
+    Raises:
+        DeviceError: NVRTC is missing, or rejects the text.
+    """
+    log = _compiled(source, f"sm_{capability}", "kernel", "--ptxas-options=-v")[1]
+    registers = re.findall(r"Used (\d+) registers", log)
+    spilled = re.findall(r"(\d+) bytes spill stores", log)
+    return Assembled(int(registers[-1]), int(spilled[-1]))
+
+
 def compile_kernel(source: str, capability: int, name: str = "kernel") -> bytes:
     """Machine code (a cubin) of CUDA source for one compute capability.
 
@@ -89,6 +116,15 @@ def compile_kernel(source: str, capability: int, name: str = "kernel") -> bytes:
     Raises:
         DeviceError: NVRTC is missing, or rejects the text; with its log.
     """
+    known = architectures()
+    newer = capability not in known and capability > known[0]
+    newest = max((a for a in known if a < capability), default=capability)
+    target = f"compute_{newest}" if newer else f"sm_{capability}"
+    return _compiled(source, target, name)[0]
+
+
+def _compiled(source: str, target: str, name: str, *options: str) -> tuple[bytes, str]:
+    """PTX or machine code, and the compiler's log."""
     nvrtc = library()
     program = ctypes.c_void_p()
     _check(
@@ -97,15 +133,12 @@ def compile_kernel(source: str, capability: int, name: str = "kernel") -> bytes:
         )
     )
     try:
-        known = architectures()
-        newer = capability not in known and capability > known[0]
-        target = f"compute_{max(a for a in known if a < capability)}" if newer else ""
-        options = [f"--gpu-architecture={target or f'sm_{capability}'}", *OPTIONS]
-        given = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
-        status = nvrtc.nvrtcCompileProgram(program, len(options), given)
+        every = [f"--gpu-architecture={target}", *OPTIONS, *options]
+        given = (ctypes.c_char_p * len(every))(*(o.encode() for o in every))
+        status = nvrtc.nvrtcCompileProgram(program, len(every), given)
+        log = _text(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
         if status:
-            log = _text(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
-            raise DeviceError(f"{name} does not compile for sm_{capability}: {log}")
-        return _text(program, "PTX" if newer else "CUBIN")
+            raise DeviceError(f"{name} does not compile for {target}: {log}")
+        return _text(program, "CUBIN" if target.startswith("sm_") else "PTX"), log
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
