@@ -211,8 +211,10 @@ def _assemble(
         out.append(
             "\ndef winograd_kernel(g, G):\n"
             '    """Kernel g (taps, features, columns) as (points, features, columns)."""\n'
-            "    u = G @ g.reshape(len(g), -1).astype(np.float64)\n"
-            f"    return u.astype(np.{plan.dtype}).reshape(-1, *g.shape[1:])\n"
+            f"    u = np.empty((len(G), *g.shape[1:]), dtype=np.{plan.dtype})\n"
+            "    for a in range(0, g.shape[1], 32):  # in parts, to save memory\n"
+            "        u[:, a : a + 32] = np.tensordot(G, g[:, a : a + 32].astype(np.float64), 1)\n"
+            "    return u\n"
         )
     for body, name in functions.items():
         out.append(f'\n\ndef {name}(s, k, w, blocks):\n    """{titles[name]}."""\n{body}')

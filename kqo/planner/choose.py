@@ -83,6 +83,11 @@ def row_sources(node: Node) -> list[Node | None]:
     return [None if is_vector(source) and not rows else source for source, rows in pairs]
 
 
+def is_product(candidate: Candidate) -> bool:
+    """Whether a form multiplies matrices, with a kernel in a layout of its own."""
+    return candidate.form in ("gather_gemm", "winograd")
+
+
 class Chooser:
     """Chooses storage and forms for one plan over one set of positions."""
 
@@ -252,7 +257,23 @@ class Chooser:
         if best[1] is None:
             layer = self.origin(node).layer
             raise PlanError(f"no physical form for {node.op} of layer {layer or '?'}")
+        if overlay is not None:
+            self._share_kernel(overlay.base, best[1])
         return total + best[0], best[1]
+
+    def _share_kernel(self, base: Node, delta: Candidate) -> None:
+        """Compute a view by the form of its delta rows: it is computed once, but a form of its own
+        would need the kernel in one more layout."""
+        base = base.input if isinstance(base, Saved) else base
+        cost, chosen = self._cost[base]
+        if chosen is None or not isinstance(chosen.node, Physical):
+            return
+        if not isinstance(delta.node, Physical) or not is_product(chosen) or not is_product(delta):
+            return
+        wanted = replace(chosen.node, form=delta.node.form, tile=delta.node.tile)
+        for candidate in self.candidates(base):
+            if candidate.node == wanted:
+                self._cost[base] = (cost, candidate)
 
     def origin(self, node: Node) -> Origin:
         """Where a relation came from."""

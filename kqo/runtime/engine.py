@@ -24,6 +24,7 @@ from kqo.planner.physical import PhysicalPlan, Step, Table
 from kqo.runtime import blas
 from kqo.runtime.bind import Binder, Bound
 from kqo.runtime.finite import are_finite
+from kqo.runtime.footprint import number_bytes, scratch_bytes
 from kqo.runtime.opaque import Functions, OpaqueRows, assemble
 from kqo.runtime.patch import PatchRows
 from kqo.runtime.plain import layout, plain
@@ -37,7 +38,8 @@ from kqo.runtime.workspace import Workspace
 Values = NDArray[Any]
 Progress = Callable[[int, int], None]
 BATCHES = (96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
-DEFAULT_MEMORY = 128 << 20
+LEAST_MEMORY, MOST_MEMORY = 144 << 20, 256 << 20
+"""Beside the views, where no memory is given: more for larger layers, as dense engines have it."""
 NO_QUERIES = np.empty(0, dtype=np.int64)
 
 
@@ -68,7 +70,7 @@ class Engine:
         source: its emitted Python source.
         changed: the region relation of each base relation, over the axes of its Scan.
         threads: worker threads; by default the processors that this process may use.
-        memory: bytes for the delta rows of all workers; decides the batch size.
+        memory: bytes for views, delta rows, row numbers and scratch; decides the batch size.
         batch: queries per batch, in place of that decision.
         opaques: what torch runs, by the name of the plan's Opaque nodes.
     """
@@ -96,7 +98,7 @@ class Engine:
         self._timings: Timings | None = None
         self._bind_regions()
         self.spans = unpinned(plan, self.boxes)
-        self.batch = min(batch or self._choose_batch(memory or DEFAULT_MEMORY), self.queries)
+        self.batch = min(batch or self._choose_batch(memory or self._usual_memory()), self.queries)
         self.batches = self._batches(self.batch)
         self._allocated = False
 
@@ -158,18 +160,33 @@ class Engine:
         tables = self.plan.tables
         return pack(self.spans, {t: capacities[t] * tables[t].columns for t in self.spans})
 
+    def _usual_memory(self) -> int:
+        return self._view_bytes() + min(LEAST_MEMORY + 2 * self._view_bytes(), MOST_MEMORY)
+
+    def _view_bytes(self) -> int:
+        views = sum(t.rows * t.columns for t in self.plan.tables if t.view)
+        return views * np.dtype(self.plan.dtype).itemsize
+
     def _choose_batch(self, memory: int) -> int:
         itemsize = np.dtype(self.plan.dtype).itemsize
+        scratch = self.workers * max(scratch_bytes(s, itemsize) for s in self.plan.steps)
+        held = self._view_bytes() + scratch
         for size in BATCHES:
             if size > max(1, -(-self.queries // self.workers)):
                 continue
             capacities = self._capacities(self._batches(size))
-            held = self._arena(capacities).size + sum(
+            pinned = sum(
                 capacities[t] * self.plan.tables[t].columns
                 for t in self.boxes
                 if t not in self.spans
             )
-            if held * itemsize * self.workers <= memory:
+            rows = (self._arena(capacities).size + pinned) * itemsize
+            numbers = sum(
+                number_bytes(s, capacities[s.table], s.sources[0] in self.spans)
+                for s in self.plan.steps
+                if s.delta
+            )
+            if held + (rows + numbers) * self.workers <= memory:
                 count = -(-self.queries // size)
                 count = -(-count // self.workers) * self.workers
                 return max(1, -(-self.queries // count))
