@@ -58,7 +58,8 @@ def on_gpu(engine: Callable[[], object], value: Any) -> Any:
     """An array that is on a GPU, for an engine that is there too; else None."""
     if hasattr(value, "detach"):  # torch refuses the question of tensors that need gradients
         value = value.detach()
-    if not hasattr(value, "__cuda_array_interface__"):
+    there = getattr(value, "is_cuda", None)  # torch's own word, which it has for every type
+    if not (hasattr(value, "__cuda_array_interface__") if there is None else there):
         return None
     found = engine()
     return found.device.asarray(value) if isinstance(found, CudaEngine) else None
