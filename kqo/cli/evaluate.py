@@ -22,6 +22,9 @@ def evaluate(
         list[str] | None, typer.Option(help="Ablation, such as tau (default: all).")
     ] = None,
     images: Annotated[int, typer.Option(help="Held-out images for each network.", min=1)] = 16,
+    samples: Annotated[
+        int, typer.Option(help="Training images to tune on; 0 for no tuning.", min=0)
+    ] = 12,
     wide_images: Annotated[
         int, typer.Option(help="Images to time at full width; 0 for none.", min=0)
     ] = 1,
@@ -29,6 +32,9 @@ def evaluate(
     stride: Annotated[int, typer.Option(help="Step between windows in pixels.", min=1)] = 4,
     quality: Annotated[float, typer.Option(help="SSIM that counts as met.")] = 0.9,
     threads: Annotated[int | None, typer.Option(help="Of plans and of PyTorch.", min=1)] = None,
+    dense_images: Annotated[
+        int, typer.Option(help="Positions that PyTorch runs each time.", min=1)
+    ] = 64,
     weights: Annotated[
         Path | None, typer.Option(help="Folder of trained weights (default: those that ship).")
     ] = None,
@@ -43,11 +49,13 @@ def evaluate(
         tuple(network or standard.networks),
         tuple(family or standard.families),
         images,
+        samples,
         wide_images,
         window,
         stride,
         quality,
         threads,
+        dense_images,
         standard.weights if weights is None else weights,
     )
     run(asked, output, typer.echo)

@@ -12,10 +12,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import kqo
+from kqo.bench.evaluation import settings
 from kqo.bench.evaluation.drill import DrillDown
 from kqo.bench.evaluation.measure import measure
 from kqo.bench.evaluation.plots import pareto
-from kqo.bench.evaluation.records import Evaluation, Record, Setting, table
+from kqo.bench.evaluation.records import Evaluation, Record, Setting, table, tune
 from kqo.bench.evaluation.run import Asked
 from kqo.bench.evaluation.settings import EXACT
 from kqo.bench.tasks.networks import build, save_network
@@ -130,6 +131,19 @@ def test_summaries():
     )
 
 
+def test_tuning_takes_the_fastest_that_is_good_enough():
+    def evaluation(similarities):
+        records = [record("exact", 1.0, 9.0) for _ in similarities]
+        records += [record("tau 0.3", similarity, 1.0) for similarity in similarities]
+        return Evaluation("t", "n", 1.0, 0.9, 1000, 30.0, 8, 0.0, (EXACT, TAU), tuple(records))
+
+    sampled, others = evaluation([0.85, 0.9, 0.99]), evaluation([0.7, 0.9])
+    good = tune(sampled, others, 0.8)
+    assert (good.setting, good.met, good.summary.worst_ssim) == (TAU, 0.5, 0.7)
+    assert tune(sampled, others, 0.9).setting == EXACT
+    assert tune(sampled, others, 0.9).met == 1
+
+
 def test_the_front_holds_what_nothing_beats(measured):
     base = measured.evaluation.summaries()[0]
     points = [(0.99, 1.0), (0.95, 3.0), (0.9, 2.0), (0.95, 2.5), (0.7, 9.0)]
@@ -137,18 +151,23 @@ def test_the_front_holds_what_nothing_beats(measured):
     assert [(s.ssim, s.speedup) for s in pareto(given)] == [points[0], points[1], points[4]]
 
 
-def test_the_command_writes_tables_and_plots(model, tmp_path):
+def test_the_command_writes_tables_and_plots(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "TAUS", (1.0, 0.5))
     save_network(model, TASKS["surface"], "resnet18", tmp_path / "weights")
     arguments = (
         f"evaluate -o {tmp_path / 'out'} --task surface --network resnet18 --family tau --images 2"
-        f" --wide-images 0 --stride 20 --threads 1 --weights {tmp_path / 'weights'}"
+        f" --samples 1 --wide-images 0 --dense-images 4 --stride 20 --threads 1"
+        f" --weights {tmp_path / 'weights'}"
     )
     done = CliRunner().invoke(app, arguments.split(), catch_exceptions=False)
-    assert done.exit_code == 0 and "tau 0.4: SSIM" in done.output
+    assert done.exit_code == 0 and "tau 0.5: SSIM" in done.output
     text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
-    assert "2 held-out images" in text and "| tau 0.5 |" in text
+    assert (
+        "2 held-out images" in text and "Tuned on training images" in text and "| tau 0.5 |" in text
+    )
     values = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
-    assert len(values["evaluations"][0]["records"]) == 2 * 8
+    assert len(values["evaluations"][0]["records"]) == 2 * 3
+    assert [one["quality"] for one in values["tuned"]] == [0.8, 0.9, 0.95]
     for name in ("tau", "quality_and_speed", "heatmaps_surface_resnet18"):
         with Image.open(tmp_path / "out" / f"{name}.png") as picture:
             assert np.asarray(picture.convert("L")).std() > 5

@@ -31,7 +31,7 @@ class Measured:
 
     Attributes:
         evaluation: what was found.
-        samples: the held-out images.
+        samples: the images.
         drops: by setting, original minus occluded score of the predicted class, one grid
             (gy, gx) per image.
     """
@@ -59,6 +59,7 @@ def measure(
     settings: Sequence[Setting],
     seeds: Sequence[int],
     *,
+    held_out: bool = True,
     window: int = 16,
     stride: int = 4,
     quality: float = 0.9,
@@ -67,7 +68,7 @@ def measure(
     batches: Sequence[int] = BATCHES,
     report: Callable[[str], None] = lambda line: None,
 ) -> Measured:
-    """Run every setting on held-out images of a task.
+    """Run every setting on images of a task.
 
     PyTorch runs a sample of the positions at its best batch size before the first setting and after
     each one, so that what else the machine does weighs on both; its time does not depend on the
@@ -78,27 +79,29 @@ def measure(
         network: what to call the model.
         model: classifies images of the task; in eval mode.
         settings: what to compare, exact first: the others are held against its heatmaps.
-        seeds: of the held-out images.
+        seeds: of the images.
+        held_out: whether these are held-out images, or training images, to tune on.
         window: side of the windows in pixels.
         stride: step between windows in pixels.
         quality: the similarity that counts as met.
         threads: of plans and of PyTorch. None: their own choice.
         dense_images: positions that PyTorch runs each time.
-        batches: its batch sizes to try.
+        batches: its batch sizes to try, as far as there are so many positions.
         report: called with a line when a setting is done.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     workload = Occlusion(window, stride)
-    samples = tuple(task.generate(seed, held_out=True) for seed in seeds)
+    samples = tuple(task.generate(seed, held_out=held_out) for seed in seeds)
     inputs = [task.preprocess(sample.image) for sample in samples]
     placed = workload.resolve(inputs[0].shape[1:])
-    chosen = np.random.default_rng(0).permutation(len(placed))[: max(dense_images, *batches)]
+    chosen = np.random.default_rng(0).permutation(len(placed))[:dense_images]
     hidden = changed_inputs(workload, inputs[0][0], chosen)
     dense = torch_engine(model)
-    batch = best_batch(dense, hidden, batches, 1).batch
-    dense_seconds = [time_engine(dense, hidden[:dense_images], batch).seconds]
-    expected = dense.run(hidden[:dense_images])
+    sizes = [size for size in batches if size <= len(hidden)] or [len(hidden)]
+    batch = best_batch(dense, hidden, sizes, 1).batch
+    dense_seconds = [time_engine(dense, hidden, batch).seconds]
+    expected = dense.run(hidden)
     error = 0.0
     drops: dict[str, list[Heatmap]] = {}
     records: list[Record] = []
@@ -107,7 +110,7 @@ def measure(
         asked = _runner(setting, model, inputs[0].shape[1:], workload, window, stride, threads)
         first = asked(inputs[0][0])  # binds positions, which is done once per plan
         if first.scores is not None and setting is settings[0]:
-            difference = np.abs(first.scores[chosen[:dense_images]] - expected).max()
+            difference = np.abs(first.scores[chosen] - expected).max()
             error = float(difference / np.abs(expected).max())
         maps = []
         for sample, image, seed in zip(samples, inputs, seeds, strict=True):
@@ -130,7 +133,7 @@ def measure(
             )
             right.append(found.predicted == sample.label)
         drops[setting.name] = maps
-        dense_seconds.append(time_engine(dense, hidden[:dense_images], batch).seconds)
+        dense_seconds.append(time_engine(dense, hidden, batch).seconds)
         report(_line(setting, records[-len(samples) :]))
     evaluation = Evaluation(
         task.name,

@@ -118,6 +118,10 @@ class Evaluation:
         """One summary per setting, in their order."""
         return [self._summary(setting) for setting in self.settings]
 
+    def met(self, name: str, quality: float) -> float:
+        """Share of the images on which a setting reaches a similarity."""
+        return statistics.fmean(r.ssim >= quality for r in self.records if r.setting == name)
+
     def family(self, name: str) -> list[Summary]:
         """Summaries of one ablation."""
         return [s for s in self.summaries() if s.setting.family == name]
@@ -133,7 +137,7 @@ class Evaluation:
             min(r.ssim for r in found),
             statistics.fmean(pointed),
             min(pointed),
-            statistics.fmean(r.ssim >= self.quality for r in found),
+            self.met(setting.name, self.quality),
             statistics.fmean(r.rank for r in found),
             statistics.fmean(hits) if hits else math.nan,
             statistics.fmean(r.queries for r in found),
@@ -144,6 +148,54 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A setting chosen on images to tune on, and how it does on held-out ones.
+
+    Attributes:
+        quality: the similarity asked for.
+        setting: the fastest that reached it on enough of the images to tune on.
+        met: share of the held-out images on which it reaches it.
+        summary: of the setting on the held-out images.
+    """
+
+    quality: float
+    setting: Setting
+    met: float
+    summary: Summary
+
+
+ENOUGH = 0.95
+"""Share of the images to tune on that has to reach the quality."""
+
+
+def tune(sampled: Evaluation, held_out: Evaluation, quality: float) -> Tuned:
+    """Choose the fastest setting that reaches a quality, and look how it does on other images.
+
+    Args:
+        sampled: every setting on the images to tune on; exact among them, which always reaches it.
+        held_out: the same settings on others.
+        quality: the similarity asked for.
+    """
+    good = [s for s in sampled.summaries() if sampled.met(s.setting.name, quality) >= ENOUGH]
+    chosen = max(good, key=lambda s: s.speedup).setting
+    (summary,) = (s for s in held_out.summaries() if s.setting == chosen)
+    return Tuned(quality, chosen, held_out.met(chosen.name, quality), summary)
+
+
+def tuned_table(found: Sequence[Tuned]) -> str:
+    """Markdown: one line per quality asked for."""
+    head = (
+        "| SSIM asked for | tuned setting | met on held-out images | SSIM, mean | worst"
+        " | over PyTorch |\n|---|---|---|---|---|---|\n"
+    )
+    return head + "".join(
+        f"| {t.quality:g} | {t.setting.name} | {t.met:.0%} | {t.summary.ssim:.3f}"
+        f" | {t.summary.worst_ssim:.3f} | {t.summary.speedup:.1f}x |\n"
+        for t in found
+    )
 
 
 def table(summaries: Sequence[Summary]) -> str:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kqo.bench.evaluation import plots
 from kqo.bench.evaluation.measure import Measured, measure
-from kqo.bench.evaluation.records import Evaluation, table
+from kqo.bench.evaluation.records import (
+    Evaluation,
+    Setting,
+    Tuned,
+    table,
+    tune,
+    tuned_table,
+)
 from kqo.bench.evaluation.settings import AXES, EXACT, FAMILIES, settings
 from kqo.bench.report import machine
 from kqo.bench.tasks.networks import NETWORKS, WEIGHTS, load_network, widened
-from kqo.bench.tasks.task import TASKS, task_named
+from kqo.bench.tasks.task import TASKS, Task, task_named
 from kqo.errors import ArgumentError
+
+QUALITIES = (0.8, 0.9, 0.95)
+"""Similarities that settings are tuned for."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +36,13 @@ class Asked:
         networks: names of the networks.
         families: names of the ablations.
         images: held-out images for each network.
+        samples: training images to tune on; 0 for no tuning.
         wide_images: held-out images on which the same is timed at full width; 0 for none.
         window: side of the windows in pixels.
         stride: step between windows in pixels.
         quality: the similarity that counts as met.
         threads: of plans and of PyTorch. None: their own choice.
+        dense_images: positions that PyTorch runs each time.
         weights: folder of the trained weights.
 
     Raises:
@@ -41,11 +53,13 @@ class Asked:
     networks: Sequence[str] = NETWORKS
     families: Sequence[str] = tuple(FAMILIES)
     images: int = 16
+    samples: int = 12
     wide_images: int = 1
     window: int = 16
     stride: int = 4
     quality: float = 0.9
     threads: int | None = None
+    dense_images: int = 64
     weights: Path = WEIGHTS
 
     def __post_init__(self) -> None:
@@ -57,9 +71,14 @@ class Asked:
             for value in given:
                 if value not in known:
                     raise ArgumentError(name, repr(value), ", ".join(known))
-        if self.images < 1 or self.wide_images < 0:
-            given_images = f"{self.images} and {self.wide_images}"
-            raise ArgumentError("images", given_images, "at least 1, of full width at least 0")
+        for name, number, least in (
+            ("images", self.images, 1),
+            ("samples", self.samples, 0),
+            ("wide_images", self.wide_images, 0),
+            ("dense_images", self.dense_images, 1),
+        ):
+            if number < least:
+                raise ArgumentError(name, number, f"at least {least}")
 
 
 def evaluate(
@@ -78,14 +97,24 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     narrow: list[Evaluation] = []
     wide: list[Evaluation] = []
+    tuned: dict[tuple[str, str], list[Tuned]] = {}
+    chosen = settings(tuple(asked.families))
     for name in asked.tasks:
         for network in asked.networks:
-            found = _measure(asked, name, network, False, report)
+            job = _Job(asked, task_named(name), network, report)
+            found = job.measure(chosen, range(asked.images))
             narrow.append(found.evaluation)
             _draw_heatmaps(asked, found, folder / f"heatmaps_{name}_{network}.png")
+            if asked.samples:
+                sampled = job.measure(chosen, range(asked.samples), held_out=False).evaluation
+                tuned[name, network] = [tune(sampled, narrow[-1], q) for q in QUALITIES]
             if asked.wide_images:
-                wide.append(_measure(asked, name, network, True, report).evaluation)
-            _write(narrow, wide, folder)  # after each network: a run that is cut off keeps these
+                kept = [t.setting for t in tuned.get((name, network), ())]
+                # Taken at full width: what was tuned, and Krypton's settings where asked for.
+                again = [s for s in chosen if s.family in ("exact", "combined") or s in kept]
+                images = range(asked.wide_images)
+                wide.append(job.measure(again, images, wide=True).evaluation)
+            _write(narrow, wide, tuned, folder)  # after each: a run that is cut off keeps these
     for family in (f for f in asked.families if f in AXES):
         plots.ablation(
             narrow, family, AXES[family], folder / f"{family}.png", falling=family == "tau"
@@ -94,25 +123,42 @@ def evaluate(
     return [*narrow, *wide]
 
 
-def _measure(
-    asked: Asked, name: str, network: str, wide: bool, report: Callable[[str], None]
-) -> Measured:
-    task = task_named(name)
-    model = load_network(task, network, asked.weights)
-    label = f"{network}, full width" if wide else network
-    report(f"{label}, {name}")
-    return measure(
-        task,
-        label,
-        widened(model, network) if wide else model,
-        settings(tuple(asked.families)),
-        range(asked.wide_images if wide else asked.images),
-        window=asked.window,
-        stride=asked.stride,
-        quality=asked.quality,
-        threads=asked.threads,
-        report=report,
-    )
+@dataclass(frozen=True)
+class _Job:
+    """One network on one task."""
+
+    asked: Asked
+    task: Task
+    network: str
+    report: Callable[[str], None]
+
+    def measure(
+        self,
+        chosen: Sequence[Setting],
+        seeds: Sequence[int],
+        *,
+        held_out: bool = True,
+        wide: bool = False,
+    ) -> Measured:
+        """Run settings on images of the task, by the narrow network or its twin of full width."""
+        asked = self.asked
+        model = load_network(self.task, self.network, asked.weights)
+        label = f"{self.network}, full width" if wide else self.network
+        self.report(f"{label}, {self.task.name}{'' if held_out else ', images to tune on'}")
+        return measure(
+            self.task,
+            label,
+            widened(model, self.network) if wide else model,
+            chosen,
+            seeds,
+            held_out=held_out,
+            window=asked.window,
+            stride=asked.stride,
+            quality=asked.quality,
+            threads=asked.threads,
+            dense_images=asked.dense_images,
+            report=self.report,
+        )
 
 
 def _draw_heatmaps(asked: Asked, found: Measured, path: Path) -> None:
@@ -137,7 +183,12 @@ def _draw_heatmaps(asked: Asked, found: Measured, path: Path) -> None:
     )
 
 
-def _write(narrow: Sequence[Evaluation], wide: Sequence[Evaluation], folder: Path) -> None:
+def _write(
+    narrow: Sequence[Evaluation],
+    wide: Sequence[Evaluation],
+    tuned: Mapping[tuple[str, str], Sequence[Tuned]],
+    folder: Path,
+) -> None:
     about = machine()
     parts = [
         "# Evaluation of approximate plans\n\n",
@@ -152,6 +203,17 @@ def _write(narrow: Sequence[Evaluation], wide: Sequence[Evaluation], folder: Pat
             f" heatmaps differ from it by {evaluation.error:.1e} of the largest output; met: SSIM"
             f" of at least {evaluation.quality:g}.\n\n{table(evaluation.summaries())}"
         )
+        if (evaluation.task, evaluation.network) in tuned:
+            found = tuned[evaluation.task, evaluation.network]
+            parts.append(f"\nTuned on training images:\n\n{tuned_table(found)}")
     (folder / "results.md").write_text("".join(parts), encoding="utf-8")
-    values = {"machine": about, "evaluations": [e.to_dict() for e in (*narrow, *wide)]}
+    values = {
+        "machine": about,
+        "evaluations": [e.to_dict() for e in (*narrow, *wide)],
+        "tuned": [
+            {"task": task, "network": network, **asdict(one)}
+            for (task, network), found in tuned.items()
+            for one in found
+        ],
+    }
     (folder / "results.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
