@@ -35,7 +35,12 @@ def bench(
     plan: PlanArguments,
     images: ImageArguments,
     image: Annotated[
-        Path | None, typer.Option(help="Image to run on (default: smooth noise).", metavar="FILE")
+        Path | None,
+        typer.Option(
+            help="Image to run on (default: a photograph that scikit-learn ships; smooth noise for "
+            "other inputs).",
+            metavar="FILE",
+        ),
     ] = None,
     batches: Annotated[
         str, typer.Option(help="Batch sizes that dense engines may choose from.")
@@ -106,13 +111,15 @@ def _show(report: Report, as_json: bool) -> None:
 
 
 def _image(model: Resolved, arguments: ImageArguments, path: Path | None) -> NDArray[np.float32]:
-    """The image (C, H, W) to run on: a file, or noise that is smooth as images are."""
+    """The image (C, H, W) to run on: a file, a photograph, or noise that is smooth as images are."""
     import numpy as np
 
+    preprocess = arguments.preprocess(model.shape)
+    if path is None and preprocess is not None and model.shape[0] == 3:
+        path = _photograph()
     if path is not None:
         from kqo.interop.images import load_image
 
-        preprocess = arguments.preprocess(model.shape)
         if preprocess is None:
             raise ArgumentError("image", path, f"no image for inputs of shape {model.shape}")
         return np.asarray(load_image(path, preprocess)[0])
@@ -120,3 +127,14 @@ def _image(model: Resolved, arguments: ImageArguments, path: Path | None) -> NDA
     for axis in range(1, len(model.shape)):
         noise = (np.roll(noise, 1, axis) + noise + np.roll(noise, -1, axis)) / 3
     return np.asarray(noise / noise.std(), dtype=np.float32)
+
+
+def _photograph() -> Path | None:
+    """A photograph of scikit-learn's, where that is installed."""
+    from importlib.resources import files
+
+    try:
+        path = Path(str(files("sklearn.datasets.images"))) / "china.jpg"
+    except ModuleNotFoundError:
+        return None
+    return path if path.is_file() else None

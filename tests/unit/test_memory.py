@@ -12,8 +12,8 @@ from kqo import zoo
 
 def held(name: str, memory: int | None) -> tuple[int, int]:
     model = zoo.build(name, width=0.25, num_classes=10)
-    extent = 96
-    workload = kqo.Occlusion(16, 8)
+    extent = 64
+    workload = kqo.Occlusion(8, 4)
     options = kqo.Options(memory=memory, threads=2)
     plan = kqo.compile(model, (torch.zeros(1, 3, extent, extent),), workload, options)
     plan.run(np.random.default_rng(0).normal(size=(3, extent, extent)).astype(np.float32))
