@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kqo.emit import cuda_element, cuda_forms, cuda_gemm
+from kqo.emit.cuda_grouped import grouped, groups_of
 from kqo.emit.cuda_place import places
 from kqo.emit.cuda_program import Collected, Program, Shapes
 from kqo.emit.cuda_step import Writing
@@ -21,6 +22,8 @@ def _form(step: Step, precision: str) -> Form:
     node = step.node
     if step.form == "patch":
         return cuda_element.patch
+    if step.sources[:1] != (None,) and groups_of(node) is not None:
+        return grouped
     if not isinstance(node, Physical) or step.sources[:1] == (None,):
         return cuda_element.plain
     if step.form in ("rowwise", "concat"):

@@ -87,11 +87,12 @@ def vector_width(deep: int, precision: str) -> int:
     return next(width for width in (8, 4, 2, 1) if width <= most and deep % width == 0)
 
 
-def _stages(precision: str) -> int:
+def stages_of(precision: str) -> int:
+    """Slices under way from sm_80."""
     return HALF_STAGES if precision == "float16" else STAGES_ASYNC
 
 
-def _render(
+def render_product(
     writing: Writing,
     frame: Frame,
     tile: Tile,
@@ -101,6 +102,7 @@ def _render(
     wide: int,
     values: dict[str, object],
 ) -> str:
+    """The template of products with everything filled in that follows from the sizes."""
     slab = slab_of(writing.precision)
     product = render(
         f"product_{writing.precision}",
@@ -119,7 +121,7 @@ def _render(
         deep=deep,
         wide=wide,
         steps=-(-taps * deep // slab),
-        stages=_stages(writing.precision),
+        stages=stages_of(writing.precision),
         npad=-(-wide // tile.columns) * tile.columns,
         vector=vector_width(deep, writing.precision),
         chunked=deep % slab == 0,
@@ -157,7 +159,7 @@ def gather_gemm(writing: Writing) -> None:
     rows = {j: f"rows{j}[m]" for j in finish.rows}
     frame.functions.append(finish.function())
     index = 4 * tile.rows * (taps + len(finish.rows))
-    text = _render(
+    text = render_product(
         writing,
         frame,
         tile,
@@ -179,6 +181,7 @@ def gather_gemm(writing: Writing) -> None:
             "right": right,
             "target": target,
             "stride": frame.stride,
+            "left_stride": deep,
             "epilogue_0": finish.call("acc[i][j][e]", "n", rows),
             "epilogue_1": finish.call("acc[i][j][e + 1]", "n + 1", rows),
         },
@@ -189,7 +192,7 @@ def gather_gemm(writing: Writing) -> None:
         text,
         shared=index,
         shared_stage=tile.stage_bytes(writing.precision),
-        stages=_stages(writing.precision),
+        stages=stages_of(writing.precision),
         per_block=tile.rows,
         columns=-(-wide // tile.columns),
     )
@@ -349,7 +352,7 @@ def _products(writing: Writing, tiles: Tiling, points: int, deep: int, wide: int
     right = writing.constant(frame, "kernel", key, make, "right")
     inner, columns = -(-deep // SLAB) * SLAB, -(-wide // tile.columns) * tile.columns
     layer = "(long long)blockIdx.z"
-    text = _render(
+    text = render_product(
         writing,
         frame,
         tile,
@@ -368,6 +371,7 @@ def _products(writing: Writing, tiles: Tiling, points: int, deep: int, wide: int
             "left": f"({left} + {layer} * {stride} * DEEP)",
             "right": f"({right} + {layer} * {inner * columns})",
             "stride": wide,
+            "left_stride": deep,
             "target": f"({out} + {layer} * {stride} * WIDE)",
             "epilogue_0": "acc[i][j][e]",
             "epilogue_1": "acc[i][j][e + 1]",

@@ -41,7 +41,12 @@ def gemm_kernel(node: Physical, constants: Mapping[str, Array], slab: int, colum
     order = (*names(window.taps), *contracted(window), *names(window.columns))
     taps = window.tap_count
     value = _ordered(np.asarray(constants[node.weight.name]), names(node.weight.schema), order)
-    value = value.reshape(taps, deep, wide)
+    return arranged(value.reshape(taps, deep, wide), slab, columns)
+
+
+def arranged(value: NDArray[Any], slab: int, columns: int) -> Floats:
+    """A kernel (taps, features, columns) as :func:`gemm_kernel` returns it."""
+    taps, deep, wide = value.shape
     if deep % slab == 0 and taps > 1:
         value = value.reshape(taps, deep // slab, slab, wide).transpose(1, 0, 2, 3)
     return padded(value.reshape(taps * deep, wide), slab, columns)

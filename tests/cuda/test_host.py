@@ -252,3 +252,34 @@ def test_parts_of_a_concatenation_are_written_in_place(folder, whole, precision)
         assert len(set(placed.values())) == 1 and not launched & set(concatenations)
     assert bool(placed)
     assert case.error(engine) < max(EXACT, PRECISIONS[precision])
+
+
+class Grouped(nn.Module):
+    """Convolutions in groups: of widths that fill slices, that copies move whole, and odd ones."""
+
+    def __init__(self, group: int, out: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.first = nn.Conv2d(3, 3 * group, 1)
+            self.second = nn.Conv2d(3 * group, 3 * out, 3, 2, 1, groups=3)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("group", "out", "precision"),
+    [
+        (32, 34, "float32"),
+        (5, 3, "float32"),
+        (32, 16, "float16"),
+        (6, 5, "float16"),
+        (8, 8, "tf32"),
+    ],
+)
+def test_groups_are_products(folder, group, out, precision):
+    case = Case(Grouped(group, out).eval(), ((3, 10, 10),), 3)
+    engine = case.engine(HostDevice(folder), precision)
+    assert any(", 3 groups" in k.source for k in engine.program.kernels.values())
+    assert case.error(engine) < max(EXACT, PRECISIONS[precision])
