@@ -74,7 +74,7 @@ def test_tensor_cores_are_used_where_they_are(case):
     assert kernel.shared_bytes(70) <= 96 << 10 and kernel.shared_bytes(80) <= 99 << 10
 
 
-@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("architecture", [pytest.param(80, marks=pytest.mark.slow), 90])
 @pytest.mark.parametrize("precision", ["tf32", "float16"])
 def test_tensor_core_kernels_keep_their_sums_in_registers(case, precision, architecture):
     """Two blocks of 256 threads on a multiprocessor leave 128 registers a thread."""

@@ -271,11 +271,11 @@ class Grouped(nn.Module):
 @pytest.mark.parametrize(
     ("group", "out", "precision"),
     [
-        (32, 34, "float32"),
         (5, 3, "float32"),
         (32, 16, "float16"),
-        (6, 5, "float16"),
-        (8, 8, "tf32"),
+        pytest.param(32, 34, "float32", marks=pytest.mark.slow),
+        pytest.param(6, 5, "float16", marks=pytest.mark.slow),
+        pytest.param(8, 8, "tf32", marks=pytest.mark.slow),
     ],
 )
 def test_groups_are_products(folder, group, out, precision):

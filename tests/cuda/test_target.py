@@ -84,3 +84,63 @@ def test_precision_states_its_tolerance():
     assert Options(precision="tf32", tolerance=0.5).stated_tolerance == 0.5
     with pytest.raises(ArgumentError, match="precision: got 'bfloat16'"):
         Options(precision="bfloat16")
+
+
+class FakeCupy:
+    """As much of CuPy as taking an array needs, with a note of what was asked for."""
+
+    ndarray = type("ndarray", (), {})
+    float32 = np.float32
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.cuda = self
+
+    def from_dlpack(self, value):
+        self.asked.append("dlpack")
+        return np.asarray(value.host)
+
+    def asarray(self, value, dtype):
+        return np.asarray(value, dtype=dtype)
+
+    def get_current_stream(self):
+        return self
+
+    def record(self) -> str:
+        return "event of the caller"
+
+
+class Held:
+    """A tensor on a GPU."""
+
+    def __init__(self, gpu: int) -> None:
+        self.gpu = gpu
+        self.host = np.arange(3.0)
+
+    __cuda_array_interface__: dict = {}  # noqa: RUF012
+
+    def __dlpack_device__(self):
+        return 2, self.gpu
+
+    def get(self):
+        return self.host
+
+
+@pytest.mark.parametrize(
+    ("given", "copied_by"),
+    [(Held(0), ["dlpack"]), (Held(1), []), (np.arange(3.0), []), (torch.arange(3.0), [])],
+)
+def test_arrays_are_taken_where_they_are_and_waited_for(given, copied_by):
+    from contextlib import nullcontext
+
+    class Gpu(nullcontext):
+        id = 0
+
+    waited: list[str] = []
+    found = device.CupyDevice.__new__(device.CupyDevice)
+    found.xp, found._device = FakeCupy(), Gpu()
+    found._stream = type("Stream", (), {"wait_event": lambda self, event: waited.append(event)})()
+    taken = found.asarray(given)
+    assert taken.dtype == np.float32 and taken.tolist() == [0, 1, 2]
+    assert found.xp.asked == copied_by
+    assert waited == ["event of the caller"]
