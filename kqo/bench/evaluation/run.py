@@ -112,7 +112,7 @@ def evaluate(
                 kept = [t.setting for t in tuned.get((name, network), ())]
                 # Taken at full width: what was tuned, and Krypton's settings where asked for.
                 again = [s for s in chosen if s.family in ("exact", "combined") or s in kept]
-                images = range(asked.wide_images)
+                images = range(1, 1 + asked.wide_images)  # the first image has no object
                 wide.append(job.measure(again, images, wide=True).evaluation)
             _write(narrow, wide, tuned, folder)  # after each: a run that is cut off keeps these
     for family in (f for f in asked.families if f in AXES):
