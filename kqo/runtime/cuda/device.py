@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kqo.emit.cuda_program import Kernel
 from kqo.errors import DeviceError
+from kqo.runtime.cuda import nvrtc
 from kqo.runtime.cuda.cache import compile_all
 
 Grid = tuple[int, int, int]
@@ -89,7 +90,7 @@ class CupyDevice:
         number: of the GPU, from 0.
 
     Raises:
-        DeviceError: CuPy is not installed, or there is no GPU, or it is too old.
+        DeviceError: CuPy or NVRTC is not installed, or there is no GPU, or it is too old.
     """
 
     def __init__(self, number: int = 0) -> None:
@@ -107,6 +108,7 @@ class CupyDevice:
                 f"{self.name} has compute capability {self.capability / 10}; kernels need 7.0",
                 hint="target='numpy'",
             )
+        nvrtc.library()  # what cannot compile is no device to plan for
         self.out_of_memory: tuple[type[Exception], ...] = (cupy.cuda.memory.OutOfMemoryError,)
         with self._device:
             self._stream = cupy.cuda.Stream(non_blocking=True)
