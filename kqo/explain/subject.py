@@ -10,12 +10,35 @@ from kqo.errors import ArgumentError
 from kqo.ir.boxes import Boxes
 from kqo.ir.plan import Plan
 from kqo.planner.choose import Chooser
+from kqo.planner.cost import work
 from kqo.planner.estimate import Prediction, predict
 from kqo.planner.physical import PhysicalPlan
 from kqo.planner.rates import Rates
 from kqo.rewrite.trace import Application, Trace
 
 STAGES = ("logical", "normalized", "delta", "physical", "source")
+
+
+@dataclass(frozen=True)
+class MultiplyAdds:
+    """Multiply-adds of direct convolution, which fast forms need fewer of.
+
+    Attributes:
+        deltas: of all queries' delta rows.
+        views: of the views, once per input.
+        full: of one full re-inference.
+        queries: queries of the workload.
+    """
+
+    deltas: int
+    views: int
+    full: int
+    queries: int
+
+    @property
+    def fewer(self) -> float:
+        """How many times fewer the plan needs than full re-inference of every query."""
+        return self.full * self.queries / max(1, self.deltas + self.views)
 
 
 @dataclass(frozen=True)
@@ -65,6 +88,18 @@ class Subject:
             workers=self.workers,
             rates=self.rates,
         )
+
+    @cached_property
+    def multiply_adds(self) -> MultiplyAdds:
+        """Of the plan, and of full re-inference."""
+        deltas = views = full = 0
+        for step, estimate in zip(self.physical.steps, self.prediction.steps, strict=True):
+            if not step.delta:
+                views += estimate.work.macs
+                continue
+            deltas += estimate.work.macs
+            full += work(step.form, step.node, self.physical.tables[step.table].rows).macs
+        return MultiplyAdds(deltas, views, full, max(1, self.queries))
 
     def applications(self) -> tuple[Application, ...]:
         """All applications of rules that are known, in order."""

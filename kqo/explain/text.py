@@ -10,7 +10,6 @@ from kqo.explain.subject import Subject
 from kqo.ir.nodes import Const, Physical
 from kqo.ir.region import is_clipped
 from kqo.ir.window import roles
-from kqo.planner.cost import work
 from kqo.planner.estimate import Estimate, Prediction
 from kqo.planner.physical import PhysicalPlan, Step
 from kqo.runtime.timing import Timings
@@ -95,20 +94,16 @@ def _head(subject: Subject, prediction: Prediction) -> list[str]:
     first += f" incremental plan of {plan.name}: {subject.queries} queries in batches of "
     first += str(subject.batch)
     lines = [first]
-    macs = [0, 0, 0]  # of delta rows, of views, of full re-inference
-    moved = 0
-    for step, estimate in zip(plan.steps, prediction.steps, strict=True):
-        if not step.delta:
-            macs[1] += estimate.work.macs
-            continue
-        macs[0] += estimate.work.macs
-        macs[2] += work(step.form, step.node, plan.tables[step.table].rows).macs
-        moved += estimate.work.gathered + estimate.work.streamed
-    if macs[0]:
-        fewer = macs[2] * queries / (macs[0] + macs[1])
+    macs = subject.multiply_adds
+    moved = sum(
+        estimate.work.gathered + estimate.work.streamed
+        for step, estimate in zip(plan.steps, prediction.steps, strict=True)
+        if step.delta
+    )
+    if macs.deltas:
         lines.append(
-            f"multiply-adds per query: {human(macs[0] / queries)} of {human(macs[2])} by full "
-            f"re-inference, {fewer:.1f}x fewer"
+            f"multiply-adds per query: {human(macs.deltas / queries)} of {human(macs.full)} by "
+            f"full re-inference, {macs.fewer:.1f}x fewer"
         )
     held = sum(t.rows * t.columns for t in plan.tables if t.view) * 4
     lines.append(
