@@ -205,8 +205,13 @@ def table(summaries: Sequence[Summary]) -> str:
         " | queries | ms/position | over PyTorch |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
     )
     return head + "".join(
-        f"| {s.setting.name} | {s.ssim:.3f} | {s.worst_ssim:.3f} | {s.object_ssim:.3f}"
-        f" | {s.worst_object_ssim:.3f} | {s.met:.0%} | {s.rank:.3f}"
-        f" | {s.pointing:.0%} | {s.queries:.0f} | {s.ms:.3f} | {s.speedup:.1f}x |\n"
+        f"| {s.setting.name} | {s.ssim:.3f} | {s.worst_ssim:.3f} | {_known(s.object_ssim, '.3f')}"
+        f" | {_known(s.worst_object_ssim, '.3f')} | {s.met:.0%} | {s.rank:.3f}"
+        f" | {_known(s.pointing, '.0%')} | {s.queries:.0f} | {s.ms:.3f} | {s.speedup:.1f}x |\n"
         for s in summaries
     )
+
+
+def _known(value: float, form: str) -> str:
+    """A figure as text; a dash where no image has an object."""
+    return "–" if math.isnan(value) else format(value, form)
