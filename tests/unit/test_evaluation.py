@@ -128,9 +128,9 @@ def test_summaries():
     assert (
         "| tau 0.3 | 0.900 | 0.850 | 0.900 | 0.850 | 50% | 0.500 | 50% | 500 | 1.000 | 30.0x |"
         in table([exact, tau])
+    )
     (alone,) = replace(found, settings=(TAU,), records=(without,)).summaries()
     assert "| 0.200 | 0.200 | – | – | 0% | 0.500 | – | 500 |" in table([alone])
-    )
 
 
 def test_tuning_takes_the_fastest_that_is_good_enough():
