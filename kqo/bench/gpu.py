@@ -222,6 +222,7 @@ def measure_gpu(
         repeats,
         float(difference / np.abs(expected).max()),
         float(difference / change) if change else 0.0,
+        plan.subject().multiply_adds.fewer,
         rows,
         {**machine(), "gpu": _name(device), "precision": precision},
     )

@@ -68,6 +68,8 @@ class Report:
         repeats: timed rounds; figures are their medians.
         error: largest difference from PyTorch at the sampled queries, over the largest output.
         change_error: the same over the largest change of an output by a query.
+        bound: how many times fewer multiply-adds the plan needs than full re-inference, both by
+            direct convolution.
         rows: the plan first.
         machine: where it was measured.
     """
@@ -78,6 +80,7 @@ class Report:
     repeats: int
     error: float
     change_error: float
+    bound: float
     rows: tuple[Row, ...]
     machine: dict[str, Any]
 
@@ -95,7 +98,7 @@ class Report:
                 f"Medians of {self.repeats}. Dense engines ran {self.sampled} positions at their"
                 " best batch size; their whole grid is that time for every position. Worst error"
                 f" {self.error:.1e} of the largest output, {self.change_error:.1e} of the largest"
-                " change."
+                f" change. Multiply-adds are {self.bound:.1f}x fewer."
             ),
         )
         table.add_column("engine")
@@ -185,6 +188,7 @@ def measure(
         repeats,
         float(difference / np.abs(expected).max()),
         float(difference / change) if change else 0.0,
+        plan.subject().multiply_adds.fewer,
         tuple(rows),
         machine(),
     )

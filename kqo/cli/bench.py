@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,6 +50,14 @@ def bench(
         int, typer.Option(help="Positions that dense engines run and errors are taken at.", min=1)
     ] = 64,
     repeats: Annotated[int, typer.Option(help="Rounds; figures are medians.", min=1)] = 3,
+    experiments: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run Krypton's experiments instead (end to end, by patch size, by number of "
+            "positions, memory) and write tables and plots into this folder; MODEL may be zoo.",
+            metavar="DIR",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time a plan side by side with PyTorch (and ONNX Runtime, where installed), in one run."""
@@ -62,6 +71,9 @@ def bench(
     import kqo
     from kqo.bench import measure
 
+    if experiments is not None:
+        _experiments(model, plan, images, image, sizes, repeats, experiments)
+        return
     found = model.resolve()
     asked.resolve(found.shape)
     tensor = _image(found, images, image)
@@ -92,6 +104,35 @@ def bench(
         threads=options.threads,
     )
     _show(report, as_json)
+
+
+def _experiments(
+    model: ModelArguments,
+    plan: PlanArguments,
+    images: ImageArguments,
+    image: Path | None,
+    batches: tuple[int, ...],
+    repeats: int,
+    folder: Path,
+) -> None:
+    from kqo import zoo
+    from kqo.bench.experiments import run_experiments, write
+
+    if folder.exists() and not folder.is_dir():
+        raise ArgumentError("experiments", folder, "a folder")
+    for name in zoo.NAMES if model.model == "zoo" else (model.model,):
+        found = replace(model, model=name).resolve()
+        measured = run_experiments(
+            found.module,
+            _image(found, images, image),
+            found.name,
+            options=plan.options(),
+            batches=batches,
+            repeats=repeats,
+            note=lambda text: typer.echo(text, err=True),
+        )
+        for path in write(measured, found.name, folder):
+            typer.echo(path)
 
 
 def on_gpu(plan: CompiledPlan) -> bool:

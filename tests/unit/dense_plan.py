@@ -1,8 +1,11 @@
 """A plan that re-infers every query by torch, for tests of what uses plans."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
+from kqo.explain.subject import MultiplyAdds
 from kqo.runtime.result import Result
 from kqo.workloads import changed_inputs
 
@@ -21,6 +24,9 @@ class DensePlan:
     def explain(self, **asked):
         self.asked = asked
         return f"{self.name}: the plan explained"
+
+    def subject(self):
+        return SimpleNamespace(multiply_adds=MultiplyAdds(deltas=1, views=0, full=1, queries=1))
 
     def save(self, path):
         path.write_bytes(b"saved")
