@@ -152,7 +152,7 @@ def _show(report: Report, as_json: bool) -> None:
 
 
 def _image(model: Resolved, arguments: ImageArguments, path: Path | None) -> NDArray[np.float32]:
-    """The image (C, H, W) to run on: a file, a photograph, or noise that is smooth as images are."""
+    """The image (C, H, W) to run on: a file, a photograph, or noise smoothed a little."""
     import numpy as np
 
     preprocess = arguments.preprocess(model.shape)
