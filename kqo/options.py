@@ -14,7 +14,7 @@ from typing import Any
 from kqo.errors import ArgumentError
 
 TARGETS = ("numpy", "cuda", "auto")
-PRECISIONS: Mapping[str, float] = MappingProxyType({"float32": 0.0, "tf32": 5e-3, "float16": 5e-3})
+PRECISIONS: Mapping[str, float] = MappingProxyType({"float32": 0.0, "tf32": 5e-2, "float16": 5e-2})
 """Precisions of matrix products on a GPU, with the least tolerance that each can promise."""
 APPROXIMATIONS = ("tau",)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
