@@ -167,7 +167,7 @@ def is_depthwise(window: Window, right: Node) -> bool:
 def tiling(window: Window, tile: int) -> tuple[tuple[int, int], ...]:
     """For each row axis the outputs of a Winograd tile along it, and the taps of the window.
 
-    An axis without a window has tiles of one output and one tap. Empty where the window is not one
+    An axis without a window, or with one of one tap, has tiles of one output and one tap. Empty where the window is not one
     that Winograd's method takes: stride and dilation 1, rows in the order of the left relation's
     positions.
     """
@@ -185,6 +185,8 @@ def tiling(window: Window, tile: int) -> tuple[tuple[int, int], ...]:
         (one, out), (dilation, tap) = condition.terms
         if one != 1 or dilation != 1 or out != axis or tap not in sizes:
             return ()
-        found.append((tile, sizes[tap] or 1))
+        taps = sizes[tap] or 1
+        found.append((tile, taps) if taps > 1 else (1, 1))
         seen.append(tap)
-    return tuple(found) if tuple(seen) == names(window.taps) and seen else ()
+    wide = any(taps > 1 for _, taps in found)
+    return tuple(found) if tuple(seen) == names(window.taps) and wide else ()

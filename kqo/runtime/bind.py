@@ -279,7 +279,7 @@ class Binder:
             spread = Grid(lo, tile * (grid - 1) + 1, tiles, tuple(tile.tolist()))
         points = Points(out.positions, query[box], tuple(origin.T), spread)
         extents = iter([m + r - 1 for m, r in sizes if r > 1])
-        wider = tuple(Axis(a.name, next(extents)) for a in window.taps)
+        wider = tuple(Axis(a.name, next(extents) if a.extent != 1 else 1) for a in window.taps)
         source = self.source(step.sources[0], step.delta)
         index = self.templates.lookup(points, source, window.reads, wider, ZERO)
         row_box = np.repeat(np.arange(len(tiles)), rows[some])
