@@ -167,9 +167,9 @@ def is_depthwise(window: Window, right: Node) -> bool:
 def tiling(window: Window, tile: int) -> tuple[tuple[int, int], ...]:
     """For each row axis the outputs of a Winograd tile along it, and the taps of the window.
 
-    An axis without a window, or with one of one tap, has tiles of one output and one tap. Empty where the window is not one
-    that Winograd's method takes: stride and dilation 1, rows in the order of the left relation's
-    positions.
+    An axis without a window, or with one of one tap, has tiles of one output and one tap. Empty
+    where the window is not one that Winograd's method takes: stride and dilation 1, rows in the
+    order of the left relation's positions.
     """
     sizes = dict(window.taps)
     if tuple(a for a, _ in window.reads) != names(window.rows):
