@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kqo.approximate.plan import refine_plan
 from kqo.emit.source import emit
 from kqo.errors import ArgumentError, PlanFileError, VerificationError
 from kqo.explain.render import explain
@@ -320,6 +321,8 @@ class CompiledPlan:
             {"seconds": seconds, "batch": engine.batch, "not_finite": again},
         )
         return self._verified(result, images, verify) if verify else result
+
+    refine = refine_plan
 
     def _inputs(self, given: tuple[Any, ...]) -> tuple[list[dict[str, Values]], bool]:
         return take(self.logical, given, lambda value: on_gpu(lambda: self.engine, value))

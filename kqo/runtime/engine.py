@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +97,7 @@ class Engine:
             self.workers = 1  # a view that is recomputed per batch cannot be shared by workers
         self._lock = threading.Lock()
         self._timings: Timings | None = None
+        self._holder: object = None  # whose input the views are of, where some session asked
         self._bind_regions()
         self.spans = unpinned(plan, self.boxes)
         self.batch = min(batch or self._choose_batch(memory or self._usual_memory()), self.queries)
@@ -288,9 +290,11 @@ class Engine:
             shares = [bound.blocks[w :: self.workers] for w in range(self.workers)]
             done = [
                 pool.submit(self._run_view, number, bound, w, blocks)
-                for w, blocks in enumerate(shares)
+                for w, blocks in enumerate(shares[1:], 1)
                 if blocks
             ]
+            # A hand-over to another thread takes longer than a small step.
+            self._run_view(number, bound, 0, shares[0])
             for future in done:
                 future.result()
 
@@ -306,7 +310,7 @@ class Engine:
     def _view_bound(self, number: int, step: Step) -> Bound:
         if number not in self._views:
             table = self.plan.tables[step.table]
-            binder = Binder(self.plan.tables, self.buffers, {}, {})
+            binder = Binder(self.plan.tables, self.buffers, {}, {}, parts=self.workers)
             out = everything(table.positions, 1)
             self._views[number] = self._bound(step, number, binder, out, NO_QUERIES, {})
         return self._views[number]
@@ -389,29 +393,69 @@ class Engine:
             if not self._allocated:
                 self._allocate()
             began = time.perf_counter()
-            self._timings = timings
+            self._timings, self._holder = timings, None
             if timings is not None:
                 timings.share(self.workers)
             self._take(inputs)
-            results = {
-                name: np.empty((self.queries, *shape(axes)), dtype=self.plan.dtype)
-                for name, _, axes in self.plan.roots
-            }
+            results = self._results()
             with ThreadPoolExecutor(self.workers, thread_name_prefix="kqo") as pool:
                 self._run_views(pool)
-                self._run_all(pool, results, progress)
+                self._run_all(pool, self.batches, results, progress)
             if timings is not None:
                 timings.wall = time.perf_counter() - began
             return results
 
+    def _results(self) -> dict[str, Values]:
+        roots = self.plan.roots
+        return {n: np.empty((self.queries, *shape(a)), dtype=self.plan.dtype) for n, _, a in roots}
+
+    @contextmanager
+    def holding(self, holder: object, inputs: Mapping[str, Array]) -> Iterator[None]:
+        """The engine for one holder, with the holder's input; views stay where nobody else ran."""
+        with self._lock:
+            if not self._allocated:
+                self._allocate()
+            if self._holder is not holder:
+                self._holder, self._timings = None, None
+                self._take(inputs)
+                with ThreadPoolExecutor(self.workers) as pool, blas.one_thread():
+                    self._run_views(pool)
+                self._holder = holder
+            yield
+
+    def answer(self, pool: ThreadPoolExecutor, queries: Ints) -> dict[str, Values]:
+        """Outputs of all queries, of which only the rows of the given queries mean anything."""
+        results = self._results()
+        self._run_all(pool, self._fitting(queries), results, None)
+        return results
+
+    def _fitting(self, queries: Ints) -> list[Ints]:
+        """Batches of any queries whose rows fit in the memory that is there."""
+        share = max(1, min(self.batch, -(-len(queries) // self.workers)))
+        room = self._capacities(self.batches)
+        left = [queries[at : at + share] for at in range(0, len(queries), share)]
+        found: list[Ints] = []
+        while left:
+            part = left.pop()
+            need = self._capacities([part])
+            if all(need[t] <= room[t] for t in need):
+                found.append(part)
+            else:  # one query always fits: it is in one of the usual batches
+                left += np.array_split(part, 2)
+        return found
+
     def _run_all(
-        self, pool: ThreadPoolExecutor, results: dict[str, Values], progress: Progress | None
+        self,
+        pool: ThreadPoolExecutor,
+        batches: list[Ints],
+        results: dict[str, Values],
+        progress: Progress | None,
     ) -> None:
         stop = threading.Event()
         count = threading.Lock()
         done = 0
 
-        queue = Queue(len(self.batches), self.workers)
+        queue = Queue(len(batches), self.workers)
 
         def work(worker: int) -> None:
             nonlocal done
@@ -420,7 +464,7 @@ class Engine:
                     for number in numbers:
                         if stop.is_set():
                             return
-                        batch = self.batches[number]
+                        batch = batches[number]
                         self._run_batch(batch, worker, results)
                         with count:
                             done += len(batch)

@@ -24,6 +24,7 @@ ORDER = (
     "frontend",
     "zoo",
     "interop",
+    "approximate",
     "demo",
     "api",
     "captum",

@@ -1,0 +1,1 @@
+"""Approximate answers: heatmaps that refine."""
