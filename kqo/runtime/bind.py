@@ -31,6 +31,12 @@ from kqo.runtime.templates import Templates
 from kqo.runtime.workspace import Input
 
 Values = NDArray[Any]
+SHARED = 400_000
+"""Elementwise operations that are worth handing a part of to another thread."""
+FEWEST_SHARED = 64
+"""Rows or tiles of a part: each part reads the kernel."""
+PRODUCTS = 64
+"""Multiply-adds of a matrix product that take as long as one elementwise operation."""
 
 
 @dataclass(eq=False)
@@ -76,10 +82,19 @@ class Bound:
         return self.counts[a:z]
 
 
-def row_blocks(rows: int, bytes_per_row: int, fewest: int = FEWEST_ROWS) -> list[tuple[int, int]]:
-    """Ranges of rows whose scratch stays within the cache, of nearly equal length."""
+def row_blocks(
+    rows: int, bytes_per_row: int, fewest: int = FEWEST_ROWS, parts: int = 1
+) -> list[tuple[int, int]]:
+    """Ranges of rows whose scratch stays within the cache, of nearly equal length.
+
+    Args:
+        rows: number of rows.
+        bytes_per_row: of scratch.
+        fewest: rows of a block, however many bytes they take.
+        parts: blocks to cut into at least.
+    """
     most = max(fewest, BLOCK_BYTES // max(1, bytes_per_row))
-    count = -(-rows // most)
+    count = max(-(-rows // most), min(parts, rows // FEWEST_SHARED))
     if count == 0:
         return []
     size = -(-rows // count)
@@ -104,7 +119,16 @@ def natural_reads(positions: Axes) -> tuple[tuple[str, Condition], ...]:
 
 
 class Binder:
-    """Binds steps to rows, given the tables and where their rows lie."""
+    """Binds steps to rows, given the tables and where their rows lie.
+
+    Args:
+        tables: of the plan.
+        buffers: their rows.
+        regions: which rows are delta rows, by table.
+        slots: where those begin, by table.
+        templates: of row numbers.
+        parts: threads that share a step's rows where the step is worth it.
+    """
 
     def __init__(
         self,
@@ -113,12 +137,18 @@ class Binder:
         regions: dict[int, Region],
         slots: dict[int, int],
         templates: Templates | None = None,
+        parts: int = 1,
     ) -> None:
+        self.parts = parts
         self.tables = tables
         self.buffers = buffers
         self.regions = regions
         self.slots = slots
         self.templates = templates or Templates()
+
+    def parts_of(self, operations: int) -> int:
+        """Into how many parts a step is cut: handing over less takes longer than doing it."""
+        return self.parts if operations > SHARED else 1
 
     def source(self, table: int, delta: bool) -> Source:
         """Where a table's rows lie for a step that computes delta rows, or view rows."""
@@ -157,13 +187,17 @@ class Binder:
         if step.form == "opaque":
             return Bound(target, (), [(0, out.count)] if out.count else [], out)
         if step.form in ("plain", "patch"):
-            bound = Bound(target, (), row_blocks(out.count, table.columns * 16), out)
+            parts = self.parts_of(out.count * table.columns)
+            blocks = row_blocks(out.count, table.columns * 16, parts=parts)
+            bound = Bound(target, (), blocks, out)
             return bound
         if step.form == "concat":
             inputs = tuple(
                 i for i in self._all_natural(step, step.node.inputs, out) if i is not None
             )
-            return Bound(target, inputs, row_blocks(out.count, table.columns * 8), out)
+            parts = self.parts_of(out.count * table.columns)
+            blocks = row_blocks(out.count, table.columns * 8, parts=parts)
+            return Bound(target, inputs, blocks, out)
         assert isinstance(step.node, Physical)
         window = roles(step.node)
         agg = step.node.agg
@@ -182,13 +216,12 @@ class Binder:
         first = self.read(step.sources[0], out, reads, taps, IDENTITY_ROW[agg], step.delta)
         per_row = table.columns if step.form in ("taps", "rowwise") else 0
         per_row = per_row or window.tap_count * first.buffer.shape[1]
-        fewest = 32 if step.form in ("taps", "rowwise") else FEWEST_ROWS
-        bound = Bound(
-            target,
-            (first, None, *operands),
-            row_blocks(out.count, per_row * target.itemsize, fewest),
-            out,
-        )
+        by_column = step.form in ("taps", "rowwise")
+        fewest = 32 if by_column else FEWEST_ROWS
+        each = window.tap_count if by_column else per_row // PRODUCTS
+        parts = self.parts_of(out.count * table.columns * each)
+        blocks = row_blocks(out.count, per_row * target.itemsize, fewest, parts)
+        bound = Bound(target, (first, None, *operands), blocks, out)
         if agg == "mean" and first.index is not None:
             present = (first.index >= PADDING_ROWS).sum(axis=1, keepdims=True)
             bound.counts = np.maximum(present, 1).astype(target.dtype)
@@ -292,7 +325,8 @@ class Binder:
         outputs = (first[row_box] + of_row) * int(tile.prod()) + inner
         buffer = self.buffers[step.sources[0]]
         per_tile = math.prod(m + r - 1 for m, r in sizes) * buffer.shape[1] * buffer.itemsize
-        blocks, spans = _strips(grid, extent, int(tile[0]), per_tile)
+        parts = self.parts_of(len(box) * per_tile // PRODUCTS * self.tables[step.table].columns)
+        blocks, spans = _strips(grid, extent, int(tile[0]), per_tile, parts)
         bound = Bound(target, (None, None, *operands), blocks, out)
         bound.tiles = Input(buffer, index)
         bound.outputs = outputs
@@ -310,7 +344,7 @@ def _unravel(number: Ints, extents: Ints) -> list[Ints]:
 
 
 def _strips(
-    grid: Ints, extent: Ints, tile: int, per_tile: int
+    grid: Ints, extent: Ints, tile: int, per_tile: int, parts: int = 1
 ) -> tuple[list[tuple[int, int]], dict[int, tuple[int, int]]]:
     """Blocks of whole strips of tiles, and the output rows of each.
 
@@ -323,6 +357,8 @@ def _strips(
     height = np.minimum(tile, extent[box, 0] - tile * down)
     rows_end = np.cumsum(height * extent[box, 1:].prod(axis=1))
     most = max(FEWEST_TILES, BLOCK_BYTES // per_tile)
+    if parts > 1 and strips and tiles_end[-1] >= parts * FEWEST_SHARED:
+        most = min(most, -(-int(tiles_end[-1]) // parts))
     blocks: list[tuple[int, int]] = []
     spans: dict[int, tuple[int, int]] = {}
     a = row = at = 0
