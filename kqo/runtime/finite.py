@@ -24,8 +24,9 @@ def is_finite(values: NDArray[Any]) -> bool:
     if not values.size:
         return True
     flat = values.reshape(-1)
-    if values.flags.c_contiguous and np.isfinite(np.dot(flat, flat)):
-        return True  # one pass; squares of large finite values may overflow, though
+    with np.errstate(all="ignore"):
+        if values.flags.c_contiguous and np.isfinite(np.dot(flat, flat)):
+            return True  # one pass; squares of large finite values may overflow, though
     # The smallest is NaN where any value is.
     return bool(np.isfinite(values.min()) and np.isfinite(values.max()))
 
