@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from kqo.ir.scalar import Call, Expr, Num, Var, variables
+from kqo.planner.cost import FILLED
 
 UFUNCS = {
     "add": "np.add",
@@ -37,8 +38,6 @@ UFUNCS = {
     "where": "where",
 }
 HELPERS = ("rsqrt", "sigmoid", "erf", "where")
-FILLED = ("max", "min")
-"""Functions that NumPy computes several times faster with an array than with a number."""
 
 
 @dataclass

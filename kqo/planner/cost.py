@@ -105,6 +105,10 @@ def macs_per_row(node: Node) -> int:
     return size(window.columns) * size(window.summed) * window.tap_count
 
 
+FILLED = ("max", "min")
+"""Functions that NumPy computes several times faster with an array than with a number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Passes:
     """Elementwise operations of an expression, by what they read."""
@@ -137,6 +141,8 @@ def passes(expr: Expr, vectors: frozenset[str]) -> Passes:
         own = Passes(functions=1)
     elif names & vectors:
         own = Passes(vectors=1)
+    elif expr.fn in FILLED:
+        pass  # a number is made an array, which is compared faster
     elif len(expr.args) == 1 or any(isinstance(arg, Num) for arg in expr.args):
         own = Passes(scalars=1)
     every = [own, *found]

@@ -56,7 +56,8 @@ def test_time_is_counts_over_rates():
 def test_passes_of_an_epilogue():
     tail = call("max", call("add", call("add", V, Var("a0")), Var("a1")), 0.0)
     found = passes(tail, frozenset({"a0"}))
-    assert (found.vectors, found.pairs, found.scalars, found.functions) == (1, 1, 1, 0)
+    assert (found.vectors, found.pairs, found.scalars, found.functions) == (1, 2, 0, 0)
+    assert passes(call("mul", V, 2.0), frozenset()).scalars == 1
     assert passes(call("exp", V), frozenset()).functions == 1
     assert passes(V, frozenset()).calls == 0
 

@@ -23,7 +23,7 @@ def held(name: str, memory: int | None) -> tuple[int, int]:
 @pytest.mark.parametrize("name", ["vgg16", "resnet18", "densenet121"])
 def test_a_budget_is_kept_and_used(name: str) -> None:
     batches = []
-    for memory in (24 << 20, 40 << 20, 80 << 20):
+    for memory in (14 << 20, 20 << 20, 60 << 20):
         used, batch = held(name, memory)
         assert used <= memory
         batches.append(batch)
