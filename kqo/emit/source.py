@@ -19,9 +19,9 @@ from kqo.data import data_path
 from kqo.emit import kernels
 from kqo.emit.names import quoted, shown
 from kqo.emit.tail import HELPERS, helpers_in, tail_lines
-from kqo.ir.nodes import Const, Opaque, Physical
-from kqo.ir.scalar import format_expr
-from kqo.ir.schema import features, shape, size
+from kqo.ir.nodes import Const, Domain, Opaque, Physical
+from kqo.ir.scalar import format_expr, variables
+from kqo.ir.schema import features, positions, shape, size
 from kqo.ir.window import roles, tiling
 from kqo.ir.winograd import matrices
 from kqo.planner.physical import PhysicalPlan, Step
@@ -77,10 +77,11 @@ def _operands(node: Physical) -> tuple[list[str], list[tuple[str, str]]]:
     """Statements that fetch row operands, and vector operands as constants."""
     fetch: list[str] = []
     constants: list[tuple[str, str]] = []
-    from kqo.ir.schema import positions
-
+    used = variables(node.tail)
     for i, operand in enumerate(node.operands):
-        if isinstance(operand, Const) and not positions(operand.schema):
+        if f"a{i}" not in used:
+            continue
+        if isinstance(operand, (Const, Domain)) and not positions(operand.schema):
             constants.append((f"a{i}", kernels.vector(operand, kernels.columns_of(node))))
             fetch.append(f'a{i} = k["a{i}"]')
         else:

@@ -189,7 +189,7 @@ def _affine_intervals(
     for coefficient, name in condition.terms:
         if name == out:
             step += coefficient
-        else:
+        elif coefficient:
             others.append(range(0, coefficient * sizes[name], coefficient))
     extent = sizes[out]
     if step <= 0:

@@ -29,11 +29,11 @@ from tests.property.networks import Network, networks
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
-    pytest.mark.xfail(strict=False, reason="open: an example that is off has not been explained"),
 ]
 
 NETWORKS, QUESTIONS = 20, 5
-SLOW_NETWORKS, SLOW_QUESTIONS, SHARDS = 20, 10, 2
+SLOW_NETWORKS, SLOW_QUESTIONS, SHARDS = 125, 10, 2
+# Every step of a search for a smaller network is an export, which takes seconds.
 PHASES = (Phase.explicit, Phase.generate)
 QUIET = [
     HealthCheck.too_slow,
@@ -80,8 +80,11 @@ def _check_question(network: Network, lowered: Lowered, question: Question, stor
     if stored:
         with TemporaryDirectory() as folder:
             plan.save(Path(folder, "plan.kqo"))
-            again = _answers(kqo.load(Path(folder, "plan.kqo")), images)
-        if question.costs is None:
+            loaded = kqo.load(Path(folder, "plan.kqo"))
+            again = _answers(loaded, images)
+        # Where threads are cut down to those of this machine, so are batches, and products of other
+        # numbers of rows are rounded otherwise.
+        if question.costs is None and loaded.options == options:
             for mine, theirs in zip(found, again, strict=True):
                 np.testing.assert_array_equal(mine, theirs)
         else:
