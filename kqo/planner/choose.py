@@ -33,6 +33,7 @@ from kqo.ir.nodes import (
 )
 from kqo.ir.plan import Origin, Plan
 from kqo.ir.region import Region
+from kqo.ir.scalar import Var
 from kqo.ir.schema import has_query, names, positions, size, without_query
 from kqo.ir.window import roles
 from kqo.planner.cost import work
@@ -163,8 +164,7 @@ class Chooser:
             elif isinstance(alternative, Physical):
                 if alternative.form == "additive" and self.overlay(alternative.input) is None:
                     continue  # its input is stored in full, so that there is nothing to subtract
-                rule = self.memo.rule_of(alternative) or ""
-                found.append(Candidate(alternative.form, alternative, rule))
+                found.append(Candidate(alternative.form, alternative, self._form_rule(alternative)))
             elif isinstance(alternative, Opaque):
                 found.append(Candidate("opaque", alternative, ""))
             elif isinstance(alternative, (Rekey, Union)) or (
@@ -172,6 +172,11 @@ class Chooser:
             ):
                 found.append(Candidate("plain", alternative, ""))
         return found
+
+    def _form_rule(self, node: Physical) -> str:
+        """Name of the rule that added the form, before others fused an epilogue into it."""
+        bare = replace(node, tail=Var("v"), operands=())
+        return self.memo.rule_of(bare) or self.memo.rule_of(node) or ""
 
     def is_sliced(self, node: Node) -> bool:
         """Whether a part of a relation is read below, as only additive forms do."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 
 from kqo.ir.interpret import interpret
@@ -62,6 +63,7 @@ def _jumps(case) -> bool:
     return any(word in text for word in ("combine: gt", "floor(", "gt(v"))
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of what is found
 def test_the_strategy_reaches_deltas():
     found = find(
         cases(),
