@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from kqo.cli.arguments import (
     WorkloadArguments,
 )
 from kqo.errors import ArgumentError
+from kqo.ir.schema import shape as shape_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,12 +56,16 @@ def explain(
         Path | None, typer.Option("--output", "-o", help="Write to a file.", metavar="FILE")
     ] = None,
 ) -> None:
-    """Print the plan of a model: operators, delta regions, costs, and the rules that fired."""
+    """Print the plan of a model, or of a plan file: operators, delta regions, costs, rules."""
     if output is not None:
         writable(output)
-    seen = {} if image is None else _seen(model, image, analyze)
     # The rules are left out by explain itself, which tells what that costs.
-    made = compiled(model, workload, replace(plan, without=None), None)
+    bare = replace(plan, without=None)
+    stored = model.model.endswith(".kqo")
+    made = _loaded(model, workload, bare) if stored else compiled(model, workload, bare, None)
+    seen: dict[str, Any] = {}
+    if image is not None:
+        seen = _seen(shape_of(made.scan.axes), made.preprocess, image, analyze)
     without = tuple(plan.without or ())
     asked = {"analyze": analyze, **seen}
     text = made.explain(
@@ -72,12 +77,32 @@ def explain(
         output.write_text(text.removesuffix("\n") + "\n", encoding="utf-8")
 
 
-def _seen(model: ModelArguments, path: Path, analyze: bool) -> dict[str, Any]:
+def _loaded(
+    model: ModelArguments, workload: WorkloadArguments, plan: PlanArguments
+) -> CompiledPlan:
+    """The plan of a file, which holds its workload and options."""
+    import kqo
+
+    given = {**asdict(model), **asdict(workload), **asdict(plan)}
+    usual = {
+        **asdict(ModelArguments(model.model)),
+        **asdict(WorkloadArguments()),
+        **asdict(PlanArguments()),
+    }
+    for name, value in given.items():
+        if value != usual[name]:
+            accepted = "nothing beside a plan file, which holds its own"
+            raise ArgumentError(name.replace("_", "-"), value, accepted)
+    return kqo.load(model.model)
+
+
+def _seen(
+    shape: tuple[int, ...], preprocess: Preprocess | None, path: Path, analyze: bool
+) -> dict[str, Any]:
     """An image as explain takes it: to draw on, and to run on where that was asked for."""
     from kqo.interop.images import load_image
 
-    shape = model.resolve().shape
-    preprocess = ImageArguments().preprocess(shape)
+    preprocess = preprocess or ImageArguments().preprocess(shape)
     if preprocess is None:
         raise ArgumentError("image", path, f"no image for inputs of shape {shape}")
     values = load_image(path, preprocess)[0]

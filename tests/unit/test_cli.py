@@ -343,3 +343,14 @@ def test_a_plan_file_runs_without_torch(capsys, photo, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "photo.png").exists()
+
+
+def test_a_plan_file_is_explained(tmp_path, capsys):
+    path = tmp_path / "small.kqo"
+    assert main(["compile", *SMALL, "-o", str(path)]) == 0
+    capsys.readouterr()
+    assert main(["explain", str(path)]) == 0
+    assert capsys.readouterr().out.rstrip("\n") == kqo.load(path).explain().rstrip("\n")
+    assert main(["explain", str(path), "--stride", "3"]) == 2
+    assert "stride" in capsys.readouterr().err
+    assert main(["explain", str(tmp_path / "none.kqo")]) == 2
