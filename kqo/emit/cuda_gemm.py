@@ -295,8 +295,8 @@ def _input(writing: Writing, tiles: Tiling, deep: int) -> None:
     assert isinstance(node, Physical) and source is not None
     window = roles(node)
     edge_y, edge_x = tiles.edges
-    wide_taps = [e for e, r in zip(tiles.edges, tiles.taps, strict=True) if r > 1]
-    wider = tuple(Axis(a.name, e) for a, e in zip(window.taps, wide_taps, strict=True))
+    edges = iter([e for e, r in zip(tiles.edges, tiles.taps, strict=True) if r > 1])
+    wider = tuple(Axis(a.name, next(edges) if a.extent != 1 else 1) for a in window.taps)
     count, stride = _tile_counts(frame, tiles.extent)
     left = frame.read_buffer(source, "left")
     frame.param("scratch", "transformed", "float* __restrict__", "scratch")
