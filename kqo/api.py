@@ -265,15 +265,13 @@ class CompiledPlan:
 
         Args:
             image: the first input, (C, H, W), or (1, C, H, W), or (N, C, H, W) for several images;
-            a
-                NumPy array or a torch tensor.
+                a NumPy array or a torch tensor.
             others: the model's further inputs, alike.
             fill: where the workload's fill is ``"given"``: an array that broadcasts to the changed
                 input, or (N, C, H, W), one for each image.
             verify: check this many sampled queries by full re-inference, without delta rules.
             progress: called with queries done and their total; by default a bar on stderr where
-            that
-                is a terminal.
+                that is a terminal.
 
         Raises:
             ArgumentError: an input of another shape.

@@ -9,6 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+SMALL_ZOO = {
+    "vgg16": (0.04, 32),
+    "resnet18": (0.06, 33),
+    "resnet50": (0.05, 32),
+    "inception_v3": (0.03, 75),
+    "densenet121": (0.1, 32),
+    "mobilenet_v2": (0.1, 32),
+}
+"""Width and input size at which a zoo model is small."""
+
 
 def conv_norm(
     cin: int, cout: int, k: int = 3, s: int = 1, *, groups: int = 1, act: type = nn.ReLU

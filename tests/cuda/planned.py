@@ -18,16 +18,8 @@ from kqo.runtime.cuda.engine import CudaEngine
 from kqo.runtime.cuda.regions import bind_regions
 from kqo.runtime.engine import with_untouched
 from tests import models
+from tests.models import SMALL_ZOO
 from tests.unit.lowering import noise
-
-SMALL_ZOO = {
-    "vgg16": (0.04, 32),
-    "resnet18": (0.06, 33),
-    "resnet50": (0.05, 32),
-    "inception_v3": (0.03, 75),
-    "densenet121": (0.1, 32),
-    "mobilenet_v2": (0.1, 32),
-}
 
 
 class Everything(nn.Module):

@@ -10,16 +10,8 @@ from kqo.frontend import lower
 from kqo.ir.parse import parse_plan
 from kqo.ir.text import format_plan
 from tests import models
+from tests.models import SMALL_ZOO
 from tests.unit.lowering import check, noise, ops
-
-SMALL_ZOO = {
-    "vgg16": (0.04, 32),
-    "resnet18": (0.06, 33),
-    "resnet50": (0.05, 32),
-    "inception_v3": (0.03, 75),
-    "densenet121": (0.1, 32),
-    "mobilenet_v2": (0.1, 32),
-}
 
 
 @pytest.mark.parametrize("name", zoo.NAMES)
