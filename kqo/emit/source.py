@@ -23,10 +23,8 @@ from kqo.ir.nodes import Const, Domain, Opaque, Physical
 from kqo.ir.scalar import format_expr, variables
 from kqo.ir.schema import features, positions, shape, size
 from kqo.ir.window import roles, tiling
-from kqo.ir.winograd import matrices
+from kqo.ir.winograd import Sizes, kinds, matrices, point_order, smaller
 from kqo.planner.physical import PhysicalPlan, Step
-
-Sizes = tuple[tuple[int, int], ...]
 
 
 @lru_cache(maxsize=1)
@@ -127,7 +125,7 @@ def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
             sizes = tiling(window, node.tile)
             suffix = _suffix(sizes)
             points = math.prod(m + r - 1 for m, r in sizes)
-            values.update(suffix=suffix, points=points, outputs=math.prod(m for m, _ in sizes))
+            values.update(suffix=suffix, points=points)
             constants.insert(0, ("kernel", kernels.winograd_kernel(node, suffix)))
         elif step.form == "taps":
             kernel = kernels.depthwise_kernel(node)
@@ -206,6 +204,8 @@ def _assemble(
         out.append(f"\nfrom kqo.runtime.functions import {', '.join(sorted(helpers))}\n")
     if tiles:
         out.append("\n")
+    for window in sorted({w for tile in tiles for w in tile if w[1] > 1}):
+        out.append(_factors(*window))
     for tile in sorted(tiles):
         out.append(_matrices(tile, plan.dtype))
     if tiles:
@@ -236,20 +236,45 @@ def _suffix(sizes: Sizes) -> str:
     return "x".join(str(m) for m, _ in sizes) + "_" + "x".join(str(r) for _, r in sizes)
 
 
+def _factors(m: int, r: int) -> str:
+    """Definitions of the matrices along one axis, for tiles of both sizes."""
+    lines = [f"# Winograd F({m}, {r}): outputs A ((G g) * (B d)).\n"]
+    lines += [
+        f"{x}{m}_{r} = np.array({v.tolist()})\n" for x, v in zip("AGB", matrices(m, r), strict=True)
+    ]
+    lines.append(f"# Tiles of {m - 1}, on the same points but the last.\n")
+    lines += [
+        f"{x}{m}_{r} = np.array({v.tolist()})\n" for x, v in zip("ab", smaller(m, r), strict=True)
+    ]
+    return "".join(lines)
+
+
 def _matrices(sizes: Sizes, dtype: str) -> str:
-    """Definitions of A, B and G: one factor for each axis that has a window."""
+    """Definitions of G, and of A, B and the points of each kind of tile."""
     suffix = _suffix(sizes)
-    found = [matrices(m, r) for m, r in sizes if r > 1]
+    windows = [(m, r) for m, r in sizes if r > 1]
     outputs, taps = suffix.split("_")
-    lines = [f"# Winograd F({outputs}, {taps}): inputs B d, kernel G g, outputs A m.\n"]
-    for letter, which in (("A", 0), ("G", 1), ("B", 2)):
-        factors = [str(m[which].tolist()) for m in found]
-        value = f"np.array({factors[0]})"
-        for factor in factors[1:]:
-            same = factor == factors[0]
-            lines.append(f"{letter}{suffix} = {value}\n")
-            other = f"{letter}{suffix}" if same else f"np.array({factor})"
-            value = f"np.kron({letter}{suffix}, {other})"
-        cast = "" if letter == "G" else f".astype(np.{dtype})"
-        lines.append(f"{letter}{suffix} = {value}{cast}\n")
+    lines = [f"# Winograd F({outputs}, {taps}).\n"]
+
+    def product(letter: str, small: tuple[bool, ...]) -> str:
+        named = (
+            f"{letter.lower() if less else letter}{m}_{r}"
+            for (m, r), less in zip(windows, small, strict=True)
+        )
+        both = ", ".join(named)
+        return f"np.kron({both})" if len(windows) > 1 else both
+
+    n = tuple(m + r - 1 for m, r in windows)
+    large = (False,) * len(windows)
+    lines.append(f"G{suffix} = {product('G', large)}[{point_order(n, large)}]\n")
+    lines.append(f"F{suffix} = []  # of each kind of tile A and B, and its points p to q\n")
+    lines.append("for A, B, order, p, q in (\n")
+    for kind in kinds(sizes):
+        small = tuple(s for s, (_, r) in zip(kind.small, sizes, strict=True) if r > 1)
+        order = point_order(n, small)
+        lines.append(f"    ({product('A', small)}, {product('B', small)},\n")
+        lines.append(f"     {order}, {kind.first}, {kind.end}),\n")
+    cast = f'astype(np.{dtype}, order="C")'
+    lines.append("):\n")
+    lines.append(f"    F{suffix}.append((A[:, order].{cast}, B[order].{cast}, p, q))\n")
     return "".join(lines)

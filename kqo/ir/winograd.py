@@ -2,10 +2,15 @@
 
 A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016; built by the
 Cook-Toom construction over rational points, exactly, and rounded once.
+
+Beside tiles of m outputs an axis there are tiles of m - 1 on the same points but one, so that both
+read the same transformed kernel: 13 outputs are one tile of 4 and three of 3 (21 points) in place
+of four tiles of 4 (24 points).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
@@ -13,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = list[list[Fraction]]
+Sizes = tuple[tuple[int, int], ...]
+"""For each row axis the outputs of a tile and the taps of the window; 1 and 1 where it has none."""
 # Points whose products stay near 1: for F(4, 3) the largest error is a quarter of that of 0, 1, -1,
 # 2, -2. Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for
 # Deep Neural Networks", ACM TOMS 2020, study the choice.
@@ -57,13 +64,122 @@ def cook_toom(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
     return a, g, b
 
 
+def _floats(*exact: Matrix) -> tuple[NDArray[np.float64], ...]:
+    return tuple(np.array([[float(v) for v in row] for row in x]) for x in exact)
+
+
 @cache
-def matrices(
-    m: int, r: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """The same matrices in float64; all are [[1]] for F(1, 1)."""
+def matrices(m: int, r: int) -> tuple[NDArray[np.float64], ...]:
+    """A, G and B of :func:`cook_toom` in float64; all are [[1]] for F(1, 1).
+
+    The point that smaller tiles lack, the last finite one, comes last.
+    """
     if m == r == 1:
         one = np.ones((1, 1))
         return one, one, one
     a, g, b = cook_toom(m, r)
-    return tuple(np.array([[float(v) for v in row] for row in x]) for x in (a, g, b))  # type: ignore[return-value]
+    last = m + r - 2
+    order = [*range(last - 1), last, last - 1]
+    return _floats(
+        [[row[j] for j in order] for row in a], [g[j] for j in order], [b[j] for j in order]
+    )
+
+
+@cache
+def smaller(m: int, r: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A and B of tiles of m - 1 outputs that read the kernel of tiles of m, without its last point.
+
+    Without a point p, the rows of G for the points q that are left would be larger by q - p; the
+    rows of B are, instead.
+    """
+    points = [Fraction(p) for p in POINTS[m + r - 2]]
+    lacking, kept = points[-1], points[:-1]
+    a = [[p**i for p in kept] + [Fraction(int(i == m - 2))] for i in range(m - 1)]
+    b: Matrix = []
+    for j, point in enumerate(kept):
+        row = _polynomial(kept[:j] + kept[j + 1 :])
+        b.append([*(value * (point - lacking) for value in row), Fraction(0)])
+    b.append(_polynomial(kept))
+    first, second = _floats(a, b)
+    return first, second
+
+
+@cache
+def cover(m: int, r: int, extent: int) -> tuple[tuple[int, int], ...]:
+    """For runs of 0 to ``extent`` outputs the tiles of m and of m - 1 outputs that cover them with
+    the fewest points, and of those the fewest tiles."""
+    if m == r == 1:
+        return tuple((run, 0) for run in range(extent + 1))
+    found = []
+    for run in range(extent + 1):
+        options = []
+        for small in range(m + 1):
+            big = max(0, -(-(run - small * (m - 1)) // m))
+            options.append((big * (m + r - 1) + small * (m + r - 2), big + small, big, small))
+        found.append(min(options)[2:])
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Tiles that are small along the same axes.
+
+    Attributes:
+        small: for each row axis whether the tiles have one output fewer along it.
+        first: of the points, in the order of :func:`point_order`, the first that they have.
+        end: one behind the last.
+    """
+
+    small: tuple[bool, ...]
+    first: int
+    end: int
+
+
+def kinds(sizes: Sizes) -> tuple[Kind, ...]:
+    """Kinds of tiles, in an order in which those that share a point are neighbours."""
+    axes = [axis for axis, (m, _) in enumerate(sizes) if m > 1]
+
+    def kind(small: tuple[bool, ...], first: int, end: int) -> Kind:
+        given = dict(zip(axes, small, strict=True))
+        return Kind(tuple(given.get(axis, False) for axis in range(len(sizes))), first, end)
+
+    n = [m + r - 1 for m, r in sizes if m > 1]
+    if len(n) == 1:
+        return kind((False,), 0, n[0]), kind((True,), 0, n[0] - 1)
+    inner = n[1] + (n[0] - 1) * (n[1] - 1)
+    return (
+        kind((False, True), 1, inner),
+        kind((False, False), 0, n[0] * n[1]),
+        kind((True, False), n[1], n[0] * n[1]),
+        kind((True, True), n[1], inner),
+    )
+
+
+def products(sizes: Sizes) -> tuple[tuple[int, int, int, int], ...]:
+    """Matrix products: points ``first`` to ``end`` of the tiles of kinds ``low`` to ``high``."""
+    n = [m + r - 1 for m, r in sizes if m > 1]
+    if len(n) == 1:
+        return (0, n[0] - 1, 0, 2), (n[0] - 1, n[0], 0, 1)
+    inner = n[1] + (n[0] - 1) * (n[1] - 1)
+    return (0, 1, 1, 2), (1, n[1], 0, 2), (n[1], inner, 0, 4), (inner, n[0] * n[1], 1, 3)
+
+
+def point_order(n: tuple[int, ...], small: tuple[bool, ...]) -> list[int]:
+    """Numbers of a kind's points, row-major over the axes that have a window, as they are stored:
+    those that only tiles have that are large along the first axis, then those of all tiles, then
+    those of tiles that are large along the second.
+
+    Args:
+        n: points of a large tile along each axis with a window.
+        small: whether the kind is small along each.
+    """
+    if len(n) == 1:
+        return list(range(n[0] - small[0]))
+    rows, columns = (list(range(e - s)) for e, s in zip(n, small, strict=True))
+    last = [n[0] - 1] if not small[0] else []
+    wide = len(columns)
+    found = [i * wide + j for i in last for j in columns[n[1] - 1 :]]
+    found += [i * wide + j for i in last for j in columns[: n[1] - 1]]
+    found += [i * wide + j for i in rows[: n[0] - 1] for j in columns[: n[1] - 1]]
+    found += [i * wide + j for i in rows[: n[0] - 1] for j in columns[n[1] - 1 :]]
+    return found

@@ -10,6 +10,7 @@ import numpy as np
 from kqo.ir.boxes import Boxes, everything
 from kqo.ir.nodes import Physical
 from kqo.ir.window import roles, tiling
+from kqo.ir.winograd import cover
 from kqo.planner.cost import WORD, Work, work
 from kqo.planner.physical import PhysicalPlan, Step
 from kqo.planner.rates import Rates
@@ -43,11 +44,27 @@ class Prediction:
     seconds: float
 
 
-def tiles_of(boxes: Boxes, node: Physical) -> int:
-    """Output tiles of a Winograd form that cover the boxes, where each is tiled by itself."""
-    tile = np.array([outputs for outputs, _ in tiling(roles(node), node.tile)])
+def tiles_of(boxes: Boxes, node: Physical, smaller: bool = True) -> int:
+    """Points of the output tiles that cover the boxes, counted in large tiles, of a Winograd form
+    where each box is tiled by itself.
+
+    Args:
+        boxes: to be covered.
+        node: in a Winograd form.
+        smaller: whether there are tiles of one output fewer, as on the CPU.
+    """
     extent = np.maximum(boxes.hi - boxes.lo, 0)
-    return int((-(-extent // tile)).prod(axis=2).sum())
+    points = np.ones(extent.shape[:2], dtype=np.int64)
+    full = 1
+    for axis, (m, r) in enumerate(tiling(roles(node), node.tile)):
+        run = extent[:, :, axis]
+        if smaller:
+            counts = np.array(cover(m, r, int(run.max(initial=0))), dtype=np.int64)
+            points *= (counts @ np.array([m + r - 1, m + r - 2]))[run]
+        else:
+            points *= -(-run // m) * (m + r - 1)
+        full *= m + r - 1
+    return -(-int(points.sum()) // full)
 
 
 def predict(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,29 +12,26 @@ from numpy.typing import NDArray
 
 from kqo.ir.equations import Condition, equal
 from kqo.ir.nodes import Node, Physical
-from kqo.ir.schema import Axes, Axis
+from kqo.ir.schema import Axes
 from kqo.ir.window import Window, roles, tiling
-from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS, FEWEST_TILES
+from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS
 from kqo.planner.physical import Step, Table
 from kqo.runtime.rows import (
     IDENTITY_ROW,
     PADDING_ROWS,
     ZERO,
-    Grid,
     Ints,
-    Points,
     Region,
     Source,
 )
 from kqo.runtime.strips import has_strips, read_strips
 from kqo.runtime.templates import Templates
+from kqo.runtime.tiles import FEWEST_SHARED, Tiles, place
 from kqo.runtime.workspace import Input
 
 Values = NDArray[Any]
 SHARED = 400_000
 """Elementwise operations that are worth handing a part of to another thread."""
-FEWEST_SHARED = 64
-"""Rows or tiles of a part: each part reads the kernel."""
 PRODUCTS = 64
 """Multiply-adds of a matrix product that take as long as one elementwise operation."""
 
@@ -47,12 +44,11 @@ class Bound:
         target: the rows that the step writes, shape (rows, columns).
         inputs: what it reads; None for constants, which emitted code takes from ``k``.
         blocks: ranges of rows (of tiles, for a Winograd form) that are worked on together.
-        tiles: for a Winograd form, the input rows of each tile.
-        outputs: for a Winograd form, where each output row lies among the tiles' outputs.
+        tiles: for a Winograd form, how its rows are covered.
+        kinds: for a Winograd form, the input rows of each tile, by kind.
         counts: for a mean, members of each row's group.
         plain: for a plain form, computes and writes a range of rows.
         overlay: for the rows that the workload changed, writes a range of rows.
-        spans: for a Winograd form, the output rows of each block, by its first tile.
         starts: for an additive form, changed rows before those of each query, and of all.
         view: for an additive form, the view rows of what it reads.
     """
@@ -61,9 +57,8 @@ class Bound:
     inputs: tuple[Input | None, ...]
     blocks: list[tuple[int, int]]
     region: Region
-    tiles: Input | None = None
-    outputs: Ints | None = None
-    spans: dict[int, tuple[int, int]] = field(default_factory=dict)
+    tiles: Tiles | None = None
+    kinds: tuple[Input, ...] = ()
     counts: Values | None = None
     plain: Callable[[int, int], None] | None = None
     overlay: Callable[[int, int], None] | None = None
@@ -293,79 +288,17 @@ class Binder:
         """Tiles of each box, strip after strip, so that a block's outputs are one run of rows."""
         assert step.sources[0] is not None
         sizes = tiling(window, node.tile)
-        tile = np.array([m for m, _ in sizes], dtype=np.int64)
-        boxes = out.boxes
-        rows = out.sizes.ravel()
-        some = rows > 0
-        rank = len(tile)
-        lo = boxes.lo.reshape(len(rows), rank)[some]
-        extent = (boxes.hi - boxes.lo).reshape(len(rows), rank)[some]
-        query = np.repeat(np.arange(boxes.queries), boxes.lo.shape[1])[some]
-        grid = -(-extent // tile)
-        tiles = grid.prod(axis=1)
-        first = np.cumsum(tiles) - tiles
-        box = np.repeat(np.arange(len(tiles)), tiles)
-        at = np.stack(_unravel(np.arange(int(tiles.sum())) - first[box], grid[box]), axis=1)
-        origin = lo[box] + tile * at
-        spread: Grid | None = None
-        if boxes.lo.shape[1] == 1 and some.all():
-            spread = Grid(lo, tile * (grid - 1) + 1, tiles, tuple(tile.tolist()))
-        points = Points(out.positions, query[box], tuple(origin.T), spread)
-        extents = iter([m + r - 1 for m, r in sizes if r > 1])
-        wider = tuple(Axis(a.name, next(extents) if a.extent != 1 else 1) for a in window.taps)
-        source = self.source(step.sources[0], step.delta)
-        index = self.templates.lookup(points, source, window.reads, wider, ZERO)
-        row_box = np.repeat(np.arange(len(tiles)), rows[some])
-        local = np.stack(out.coordinates, axis=1) - lo[row_box]
-        which, within = local // tile, local % tile
-        of_row, inner = np.zeros((2, len(row_box)), dtype=np.int64)
-        for axis in range(rank):
-            of_row = of_row * grid[row_box, axis] + which[:, axis]
-            inner = inner * tile[axis] + within[:, axis]
-        outputs = (first[row_box] + of_row) * int(tile.prod()) + inner
         buffer = self.buffers[step.sources[0]]
-        per_tile = math.prod(m + r - 1 for m, r in sizes) * buffer.shape[1] * buffer.itemsize
-        parts = self.parts_of(len(box) * per_tile // PRODUCTS * self.tables[step.table].columns)
-        blocks, spans = _strips(grid, extent, int(tile[0]), per_tile, parts)
-        bound = Bound(target, (None, None, *operands), blocks, out)
-        bound.tiles = Input(buffer, index)
-        bound.outputs = outputs
-        bound.spans = spans
+        inputs = math.prod(m + r - 1 for m, r in sizes)
+        per_tile = inputs * buffer.shape[1] * buffer.itemsize
+        work = out.count * inputs // math.prod(m for m, _ in sizes) * buffer.shape[1]
+        work = work * self.tables[step.table].columns // PRODUCTS
+        tiles = place(out, window, sizes, per_tile, self.parts_of(work))
+        source = self.source(step.sources[0], step.delta)
+        kinds = (
+            Input(buffer, self.templates.lookup(points, source, window.reads, wider, ZERO))
+            for points, wider in zip(tiles.points, tiles.windows, strict=True)
+        )
+        bound = Bound(target, (None, None, *operands), list(tiles.blocks), out)
+        bound.tiles, bound.kinds = tiles, tuple(kinds)
         return bound
-
-
-def _unravel(number: Ints, extents: Ints) -> list[Ints]:
-    """Row-major coordinates of numbers in boxes of the given extents, shape (numbers, axes)."""
-    found: list[Ints] = []
-    for axis in reversed(range(extents.shape[1])):
-        found.append(number % extents[:, axis])
-        number = number // extents[:, axis]
-    return found[::-1]
-
-
-def _strips(
-    grid: Ints, extent: Ints, tile: int, per_tile: int, parts: int = 1
-) -> tuple[list[tuple[int, int]], dict[int, tuple[int, int]]]:
-    """Blocks of whole strips of tiles, and the output rows of each.
-
-    A strip is all tiles of a box at one place of the first axis: its outputs are one run of rows.
-    """
-    strips = int(grid[:, 0].sum())
-    box = np.repeat(np.arange(len(grid)), grid[:, 0])
-    down = np.arange(strips) - np.repeat(np.cumsum(grid[:, 0]) - grid[:, 0], grid[:, 0])
-    tiles_end = np.cumsum(grid[box, 1:].prod(axis=1))
-    height = np.minimum(tile, extent[box, 0] - tile * down)
-    rows_end = np.cumsum(height * extent[box, 1:].prod(axis=1))
-    most = max(FEWEST_TILES, BLOCK_BYTES // per_tile)
-    if parts > 1 and strips and tiles_end[-1] >= parts * FEWEST_SHARED:
-        most = min(most, -(-int(tiles_end[-1]) // parts))
-    blocks: list[tuple[int, int]] = []
-    spans: dict[int, tuple[int, int]] = {}
-    a = row = at = 0
-    while at < strips:
-        end = max(int(np.searchsorted(tiles_end, a + most, side="right")), at + 1)
-        z, last = int(tiles_end[end - 1]), int(rows_end[end - 1])
-        blocks.append((a, z))
-        spans[a] = (row, last)
-        a, row, at = z, last, end
-    return blocks, spans

@@ -188,7 +188,7 @@ class _Measure:
         node = dict(plan.roots)["output"]
         tiles = 0
         if step.form == "winograd" and isinstance(step.node, Physical):
-            tiles = tiles_of(chooser.boxes(node), step.node)
+            tiles = tiles_of(chooser.boxes(node), step.node, smaller=False)
         seconds = {name: max(median(t), 1e-9) for name, t in times.items()}
         return Measured(step, physical.tables[step.table].rows, tiles, seconds)
 
