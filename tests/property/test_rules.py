@@ -15,9 +15,10 @@ from kqo.ir.interpret import interpret
 from kqo.ir.nodes import Const
 from kqo.ir.text import parse_plan
 from kqo.lang.ruleset import RuleSet, load_rules
+from kqo.prove.plans import Case
 from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
-from tests.property.plans import Case, cases
+from tests.property.plans import cases
 
 QUICK = settings(
     max_examples=100,

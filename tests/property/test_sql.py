@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 
 from kqo.ir.interpret import interpret
-from tests.duck import run_sql
+from kqo.prove.duck import run_sql
 from tests.property.plans import cases
 
 

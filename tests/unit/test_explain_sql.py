@@ -7,7 +7,7 @@ from torch import nn
 
 import kqo
 from kqo.errors import ArgumentError
-from tests.duck import run_sql
+from kqo.prove.duck import run_sql
 
 
 class Residual(nn.Module):

@@ -24,6 +24,7 @@ ORDER = (
     "frontend",
     "zoo",
     "interop",
+    "prove",
     "approximate",
     "demo",
     "api",

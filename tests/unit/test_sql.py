@@ -32,7 +32,7 @@ from kqo.ir.plan import Plan
 from kqo.ir.region import Changed, Clip, Either, Everything, Image, Regroup
 from kqo.ir.scalar import RELU, V, Var, call
 from kqo.ir.schema import axes_of
-from tests.duck import run_sql
+from kqo.prove.duck import run_sql
 from tests.unit import nets
 
 RNG = np.random.default_rng(3)
