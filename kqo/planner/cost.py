@@ -302,17 +302,13 @@ def _winograd(
 
 
 def _taps(base: Work, node: Node, rows: int, *, taps: int, wide: int, tail: Passes) -> Work:
+    """Tap after tap, or all taps of a row at once where they have weights."""
     weighted = isinstance(node, Physical) and not isinstance(node.weight, Domain)
-    blocks = _blocks(rows, wide * WORD, 32)
-    calls = blocks * (taps * (3 if weighted else 2) + tail.calls)
+    blocks = _blocks(rows, wide * WORD * (taps if weighted else 1), 32)
+    calls = blocks * ((2 if weighted else 2 * taps) + tail.calls)
     made = _gathering(base, rows * taps, wide, calls)
     each = rows * taps * wide
-    return replace(
-        made,
-        pairs=made.pairs + each,
-        vectors=made.vectors + (each if weighted else 0),
-        streamed=made.streamed + each * (5 if weighted else 3) * WORD,
-    )
+    return replace(made, pairs=made.pairs + each, streamed=made.streamed + 3 * each * WORD)
 
 
 def _concat(base: Work, node: Node, rows: int, moved: Sequence[bool]) -> Work:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kqo.ir.equations import Condition, equal
-from kqo.ir.nodes import Node, Physical
+from kqo.ir.nodes import Domain, Node, Physical
 from kqo.ir.schema import Axes
 from kqo.ir.window import Window, roles, tiling
 from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS
@@ -209,9 +209,10 @@ class Binder:
         reads = window.reads if agg else natural_reads(self.tables[step.sources[0]].positions)
         taps = window.taps if agg else ()
         first = self.read(step.sources[0], out, reads, taps, IDENTITY_ROW[agg], step.delta)
-        per_row = table.columns if step.form in ("taps", "rowwise") else 0
-        per_row = per_row or window.tap_count * first.buffer.shape[1]
         by_column = step.form in ("taps", "rowwise")
+        weighted = step.form == "taps" and not isinstance(step.node.weight, Domain)
+        one_by_one = by_column and not weighted
+        per_row = table.columns if one_by_one else window.tap_count * first.buffer.shape[1]
         fewest = 32 if by_column else FEWEST_ROWS
         each = window.tap_count if by_column else per_row // PRODUCTS
         parts = self.parts_of(out.count * table.columns * each)
