@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from skimage.metrics import structural_similarity
 
-from kqo.bench.quality import ranks, ssim, top_rank_correlation
+from kqo.approximate.quality import ranks, ssim, top_rank_correlation
 from kqo.errors import ArgumentError
 
 

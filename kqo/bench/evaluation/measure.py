@@ -13,16 +13,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 import kqo
+from kqo.approximate.quality import ssim, top_rank_correlation
 from kqo.bench.dense import BATCHES, best_batch, time_engine, torch_engine
 from kqo.bench.evaluation.drill import DrillDown
 from kqo.bench.evaluation.records import Evaluation, Record, Setting
-from kqo.bench.quality import SLACK, ssim, top_rank_correlation
 from kqo.bench.tasks.sample import Sample
 from kqo.bench.tasks.task import Task
 from kqo.demo.train import points_at_defect
 from kqo.workloads import Occlusion, changed_inputs
 
 Heatmap = NDArray[np.float32]
+
+SLACK = 8
+"""How far, in pixels, the pointing game accepts the centre of a window from the object: half a
+window of 16, so that a hit is a window that at least touches the object."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,4 @@
-"""How good an approximate heatmap is: against the exact one, and against the true mask.
-
-Heatmaps here are drops: original minus occluded score on the grid of window starts, high where the
-hidden part mattered.
-"""
+"""How good an approximate heatmap is, held against the exact one."""
 
 from __future__ import annotations
 
@@ -15,12 +11,11 @@ from kqo.errors import ArgumentError
 
 Array = NDArray[np.float64]
 
+WINDOW = 11
+"""Cells along each side of the similarity's window."""
+
 TOP = 0.1
 """Share of the positions whose order the rank correlation compares."""
-
-SLACK = 8
-"""How far, in pixels, the pointing game accepts the centre of a window from the object: half a
-window of 16, so that a hit is a window that at least touches the object."""
 
 
 def top_rank_correlation(
@@ -85,20 +80,25 @@ def ssim(approximate: NDArray[np.floating], exact: NDArray[np.floating]) -> floa
     """
     if approximate.shape != exact.shape:
         raise ArgumentError("approximate", f"shape {approximate.shape}", f"shape {exact.shape}")
-    if exact.ndim != 2 or min(exact.shape) < 11:
+    if not has_ssim(exact.shape):
         raise ArgumentError("exact", f"shape {exact.shape}", "two axes of at least 11")
     x, y = approximate.astype(np.float64), exact.astype(np.float64)
     extent = float(np.ptp(y))
     if extent == 0:
         return float(np.array_equal(x, y))
-    mx, my = _blurred(x), _blurred(y)
-    vx, vy, cov = _blurred(x * x) - mx * mx, _blurred(y * y) - my * my, _blurred(x * y) - mx * my
+    mx, my = blurred(x), blurred(y)
+    vx, vy, cov = blurred(x * x) - mx * mx, blurred(y * y) - my * my, blurred(x * y) - mx * my
     c1, c2 = (0.01 * extent) ** 2, (0.03 * extent) ** 2
     found = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
     return float(found.mean())
 
 
-def _blurred(values: Array) -> Array:
+def has_ssim(grid: tuple[int, ...]) -> bool:
+    """Whether heatmaps of this shape are large enough for :func:`ssim`'s window."""
+    return len(grid) == 2 and min(grid) >= WINDOW
+
+
+def blurred(values: Array) -> Array:
     """Weighted means over 11x11 windows inside of (h, w): (h - 10, w - 10)."""
     weights = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
     weights /= weights.sum()
