@@ -30,7 +30,7 @@ from kqo.emit.cuda_step import (
 from kqo.errors import PlanError
 from kqo.ir.equations import Condition, equal
 from kqo.ir.nodes import Const, Domain, Group, Join, Map, Node, Overlay, Physical, Rekey, Union
-from kqo.ir.physical import stands_for
+from kqo.ir.physical import stands_for, unnumbered
 from kqo.ir.scalar import Expr, V
 from kqo.ir.schema import Axes, features, shape, size, without_query
 from kqo.ir.window import roles
@@ -73,7 +73,11 @@ def plain(writing: Writing) -> None:
         tail = node.tail
         operands = [] if node.form == "concat" else operands_of(step)
         node = stands_for(node)
-    if isinstance(node, (Group, Join)):
+    grouped = isinstance(step.node, Physical) and unnumbered(node)
+    if isinstance(grouped, Group) and grouped is not node:
+        # The keys of the group are found again from the column.
+        body = ["{", *split("n", roles(grouped).columns), *_group(writing, frame, grouped), "}"]
+    elif isinstance(node, (Group, Join)):
         body = _group(writing, frame, node)
     elif isinstance(node, Map):
         tail = node.fn

@@ -2,61 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from kqo.emit import cuda_layout
 from kqo.emit.cuda_gemm import MOST_TAPS, render_product, slab_of, stages_of, tile_for
 from kqo.emit.cuda_rows import at, split
-from kqo.emit.cuda_step import Writing, indented
-from kqo.ir.equations import Affine
-from kqo.ir.nodes import Const, Group, Join, Node
-from kqo.ir.schema import Axis, names, size
-from kqo.ir.window import roles
+from kqo.emit.cuda_step import Writing, epilogue, indented, operands_of
+from kqo.ir.nodes import GROUPED, Const, Group, Join, Node, Physical
+from kqo.ir.scalar import Var
+from kqo.ir.schema import names, size
+from kqo.ir.window import Grouping, grouping, roles
+
+V = Var("v")
 
 
-@dataclass(frozen=True, slots=True)
-class Groups:
-    """A product that is a block diagonal: each group of columns reads its own features.
-
-    Attributes:
-        group: the axis of groups.
-        column: the axis of a group's columns.
-        inner: the axis of a group's features.
-    """
-
-    group: Axis
-    column: Axis
-    inner: Axis
-
-
-def groups_of(node: Node) -> Groups | None:
+def groups_of(node: Node) -> Grouping | None:
     """The groups of a sum of products with ``c = n*g + i``; None for any other node."""
-    if not (isinstance(node, Group) and node.agg == "sum" and isinstance(node.input, Join)):
+    window = roles(node)
+    if isinstance(node, Physical):
+        weight, products = node.weight, node.form == GROUPED
+    elif isinstance(node, Group) and isinstance(node.input, Join):
+        weight, products = node.input.right, node.agg == "sum" and node.input.combine == "mul"
+    else:
         return None
-    join, window = node.input, roles(node)
-    if not (window.ok and isinstance(join.right, Const) and join.combine == "mul"):
+    if not (products and isinstance(weight, Const)) or window.tap_count > MOST_TAPS:
         return None
-    single = len(window.left_features) == len(window.feature_on) == len(window.summed) == 1
-    if not (single and len(window.columns) == 2 and window.tap_count <= MOST_TAPS):
-        return None
-    (group, column), (inner,), (left,) = window.columns, window.summed, window.left_features
-    wanted = Affine(left.name, ((inner.extent or 1, group.name), (1, inner.name)), 0, 1)
-    found = window.feature_on[0][1]
-    whole = (group.extent or 1) * (inner.extent or 1) == left.extent
-    own = {group.name, column.name, inner.name, *names(window.taps)}
-    complete = set(names(join.right.axes)) == own
-    return Groups(group, column, inner) if found == wanted and whole and complete else None
+    return grouping(window, weight)
 
 
 def grouped(writing: Writing) -> None:
     """A sum of products over a window within groups of features."""
     step, node = writing.step, writing.step.node
     groups = groups_of(node)
-    assert groups is not None and isinstance(node, Group) and isinstance(node.input, Join)
-    assert step.sources[0] is not None
-    weight = node.input.right
+    assert groups is not None and step.sources[0] is not None
+    weight = node.inputs[1] if isinstance(node, Physical) else node.inputs[0].inputs[1]
     assert isinstance(weight, Const)
     window, frame = roles(node), writing.frame()
     taps, many = window.tap_count, size((groups.group,))
@@ -83,7 +62,13 @@ def grouped(writing: Writing) -> None:
     known = {**writing.known(), **{a.name: at(a.name) for a in window.taps}}
     row = frame.finder(step.sources[0], window.reads, known, 0, "row_of")
     decode = [*frame.decode(), *(split("tap", window.taps) or ["(void)tap;"])]
-    index = 4 * tile.rows * taps
+    fused = isinstance(node, Physical)
+    tail = node.tail if isinstance(node, Physical) else V
+    finish = epilogue(writing, frame, operands_of(step) if fused else [], tail)
+    frame.functions.append(finish.function())
+    operands = {j: f"rows{j}[m]" for j in finish.rows}
+    column = f"(int)(blockIdx.z * {wide}) + n"
+    index = 4 * tile.rows * (taps + len(finish.rows))
     text = render_product(
         writing,
         frame,
@@ -96,17 +81,17 @@ def grouped(writing: Writing) -> None:
             "left_stride": deep * many,
             "count": count,
             "index_bytes": index,
-            "row_operands": [],
-            "operand_rows": {},
+            "row_operands": list(finish.rows),
+            "operand_rows": finish.rows,
             "decode": indented(decode, 3),
-            "decode_operands": "",
+            "decode_operands": indented(frame.decode(), 3),
             "left_row": row,
             "left": f"({left} + blockIdx.z * DEEP)",
             "right": f"({right} + (long long)blockIdx.z * {inner * columns})",
             "target": f"({target} + blockIdx.z * WIDE)",
             "stride": frame.stride,
-            "epilogue_0": "acc[i][j][e]",
-            "epilogue_1": "acc[i][j][e + 1]",
+            "epilogue_0": finish.call("acc[i][j][e]", column, operands),
+            "epilogue_1": finish.call("acc[i][j][e + 1]", f"{column} + 1", operands),
         },
     )
     writing.add(

@@ -7,8 +7,10 @@ import math
 from kqo.emit.names import quoted
 from kqo.ir.nodes import Const, Domain, Node, Physical
 from kqo.ir.schema import Axes, features, names, shape, without_query
-from kqo.ir.window import contracted, roles
+from kqo.ir.window import contracted, grouping, merged_groups, roles
 
+# The function of kqo.runtime.functions that puts kernels of groups together.
+BLOCK_DIAGONAL = "block_diagonal"
 # A kernel above this size is used in the memory order that it has; activations are permuted
 # instead.
 LARGE_KERNEL = 16 << 20
@@ -52,6 +54,20 @@ def gemm_kernel(node: Physical, itemsize: int) -> str:
         return f"c[{quoted(weight.name)}].reshape({wide}, {inner}).T"
     order = (*names(window.taps), *contracted(window), *names(window.columns))
     return f"np.ascontiguousarray({permuted(weight.name, own, order)}).reshape({inner}, {wide})"
+
+
+def grouped_kernel(node: Physical) -> str:
+    """The kernel as one matrix (taps * features, columns) for each product over groups."""
+    weight = node.weight
+    assert isinstance(weight, Const)
+    window = roles(node)
+    found = grouping(window, weight)
+    assert found is not None
+    groups, deep, wide = (axis.extent or 1 for axis in (found.group, found.inner, found.column))
+    order = (found.group.name, *names(window.taps), found.inner.name, found.column.name)
+    taken = permuted(weight.name, names(weight.schema), order)
+    shaped = f"{taken}.reshape({groups}, {window.tap_count}, {deep}, {wide})"
+    return f"{BLOCK_DIAGONAL}({shaped}, {merged_groups(found)})"
 
 
 def winograd_kernel(node: Physical, suffix: str) -> str:

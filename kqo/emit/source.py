@@ -19,10 +19,10 @@ from kqo.data import data_path
 from kqo.emit import kernels
 from kqo.emit.names import quoted, shown
 from kqo.emit.tail import HELPERS, helpers_in, tail_lines
-from kqo.ir.nodes import Const, Domain, Opaque, Physical
+from kqo.ir.nodes import GROUPED, Const, Domain, Opaque, Physical
 from kqo.ir.scalar import format_expr, variables
 from kqo.ir.schema import features, positions, shape, size
-from kqo.ir.window import roles, tiling
+from kqo.ir.window import group_products, roles, tiling
 from kqo.ir.winograd import Sizes, kinds, matrices, point_order, smaller
 from kqo.planner.physical import PhysicalPlan, Step
 
@@ -62,9 +62,11 @@ def _title(step: Step) -> str:
     window = roles(node)
     taps = "x".join(str(e) for e in shape(window.taps)) if node.agg else ""
     wide = size(features(node.schema))
-    what = {"gather_gemm": "gather-GEMM", "winograd": f"Winograd F({node.tile})"}.get(
-        step.form, step.form
-    )
+    what = {
+        "gather_gemm": "gather-GEMM",
+        GROUPED: "grouped gather-GEMM",
+        "winograd": f"Winograd F({node.tile})",
+    }.get(step.form, step.form)
     into = f"{size(window.left_features)} to {wide} columns" if node.agg == "sum" else ""
     tail = "" if format_expr(node.tail) == "v" else f"then {format_expr(node.tail)}"
     parts = [p for p in (f"{taps} window" if taps else "", f"{what} {node.agg}", into, tail) if p]
@@ -119,6 +121,10 @@ def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
         if step.form == "gather_gemm":
             values["transposed"] = kernels.keeps_layout(node, itemsize)
             constants.insert(0, ("kernel", kernels.gemm_kernel(node, itemsize)))
+        elif step.form == GROUPED:
+            products = group_products(window, node.weight)
+            values.update(products=products, wide=wide // products)
+            constants.insert(0, ("kernel", kernels.grouped_kernel(node)))
         elif step.form == "additive":
             values["taps"] = window.tap_count
         elif step.form == "winograd":
@@ -142,7 +148,7 @@ def _constants_below(step: Step) -> list[Const]:
     return [n for n in walk(step.node) if isinstance(n, Const)]
 
 
-_OWN_NAMES = ("np", "constants", "winograd_kernel", *HELPERS)
+_OWN_NAMES = ("np", "constants", "winograd_kernel", kernels.BLOCK_DIAGONAL, *HELPERS)
 
 
 def _identifier(name: str) -> str:
@@ -172,6 +178,8 @@ def emit(plan: PhysicalPlan) -> str:
             functions[piece.body] = name
             titles[name] = piece.title
         helpers |= helpers_in([line.strip() for line in piece.body.splitlines()])
+        if step.form == GROUPED:
+            helpers.add(kernels.BLOCK_DIAGONAL)
         if step.form == "winograd" and isinstance(step.node, Physical):
             tiles.add(tiling(roles(step.node), step.node.tile))
         key = piece.constants

@@ -35,7 +35,7 @@ from kqo.ir.nodes import (
     Slice,
     Union,
 )
-from kqo.ir.physical import epilogue_operands, stands_for
+from kqo.ir.physical import epilogue_operands, stands_for, unnumbered
 from kqo.ir.plan import Plan
 from kqo.ir.region import Region
 from kqo.ir.region_mask import Box
@@ -176,7 +176,7 @@ class _Writer:
         if isinstance(node, Slice):
             return self._slice(node)
         if isinstance(node, Rekey):
-            return self._rekey(node)
+            return self._rekey(node, f"{self._names[node.input]} AS s")
         if isinstance(node, Overlay):
             return self._overlay(node)
         if isinstance(node, Saved):
@@ -250,12 +250,12 @@ class _Writer:
         source = f"{self._names[node.input]} AS s {self._held(node.at, keys)}"
         return _select(keys, "s.v", source)
 
-    def _rekey(self, node: Rekey) -> str:
+    def _rekey(self, node: Rekey, source: str) -> str:
         axes = without_query(node.input.schema)
         keys = {QUERY: "s.q"} if has_query(node.schema) else {}
         for old, new in aligned(tuple((n, extent_of(axes, n)) for n in node.order), node.axes):
             keys |= renumber([(column("s", name), extent_of(axes, name)) for name in old], new)
-        return _select(keys, "s.v", f"{self._names[node.input]} AS s")
+        return _select(keys, "s.v", source)
 
     def _overlay(self, node: Overlay) -> str:
         """The patch where it has a tuple in the region, the base elsewhere, for every query."""
@@ -277,11 +277,14 @@ class _Writer:
         if isinstance(logical, Union):
             query = self._union(logical)
         else:
-            joined = logical.input if isinstance(logical, Group) else logical
+            below = unnumbered(logical)
+            joined = below.input if isinstance(below, Group) else below
             assert isinstance(joined, Join)
             query = self._join(joined, self._names[node.input], self._names[node.weight])
-            if isinstance(logical, Group):
-                query = self._group(logical, f"({query}) AS j")
+            if isinstance(below, Group):
+                query = self._group(below, f"({query}) AS j")
+            if isinstance(logical, Rekey):
+                query = self._rekey(logical, f"({query}) AS s")
         source = f"({query}) AS s"
         keys = {name: column("s", name) for name in names(logical.schema)}
         values = {"v": "s.v"}

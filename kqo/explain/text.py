@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from kqo.explain.locality import locality
 from kqo.explain.subject import Subject
-from kqo.ir.nodes import Const, Physical
+from kqo.ir.nodes import GROUPED, Const, Physical
 from kqo.ir.region import is_clipped
 from kqo.ir.window import roles
 from kqo.planner.estimate import Estimate, Prediction
@@ -50,6 +50,8 @@ def describe(step: Step) -> str:
     taps = "x".join(str(a.extent) for a in window.taps)
     if step.form == "gather_gemm":
         return f"gather-GEMM {taps}" if taps else "GEMM"
+    if step.form == GROUPED:
+        return f"grouped GEMM {taps}".rstrip()
     if step.form == "winograd":
         extents = sorted({a.extent or 1 for a in window.taps} - {1}) or [1]
         return f"Winograd F({node.tile},{'x'.join(map(str, extents))})"

@@ -34,7 +34,7 @@ from kqo.ir.nodes import (
     Slice,
     Union,
 )
-from kqo.ir.physical import stands_for
+from kqo.ir.physical import stands_for, unnumbered
 from kqo.ir.plan import Plan
 from kqo.ir.region import Region
 from kqo.ir.region_mask import Box, Masked, changed_mask, region_mask, reorder
@@ -282,11 +282,14 @@ class _Run:
             found, operands = self._union(logical, [inputs[0], *inputs[2:]]), []
         else:
             left, right, *operands = inputs
-            joined = logical.input if isinstance(logical, Group) else logical
+            below = unnumbered(logical)
+            joined = below.input if isinstance(below, Group) else below
             assert isinstance(joined, Join)
             found = self._join(joined, left, right)
-            if isinstance(logical, Group):
-                found = self._group(logical, found)
+            if isinstance(below, Group):
+                found = self._group(below, found)
+            if isinstance(logical, Rekey):
+                found = self._rekey(logical, found)
         found = found.over(node.schema)
         values, present = {"v": found.values}, found.present
         for i, operand in enumerate(operands):

@@ -22,12 +22,14 @@ from kqo.ir.schema import (
     Axes,
     Axis,
     has_query,
+    merge_features,
     names,
     shape,
     with_query,
     without_query,
 )
 
+GROUPED = "grouped_gemm"
 AGGREGATES = ("sum", "mean", "max", "min")
 COMBINES = ("mul", "add", "sub", "div", "max", "min", "pow", "left", "gt", "ge", "eq")
 
@@ -264,7 +266,8 @@ class Physical(Node):
     ``form`` names the implementation (a template of ``codegen/``). The join-and-group that it
     implements is given by ``input``, ``weight``, ``on``, ``axes``, ``by``, ``combine`` and ``agg``,
     as in Join and Group; the epilogue ``tail`` is an expression over ``v``, the aggregate's value,
-    and over ``a0``, ``a1``, ... the ``operands``, which are joined naturally.
+    and over ``a0``, ``a1``, ... the ``operands``, which are joined naturally. The form
+    ``grouped_gemm`` numbers the features as one axis, by the name of the last one.
     """
 
     form: str
@@ -283,7 +286,8 @@ class Physical(Node):
         if not self.agg:
             return self.axes
         joined = Join(self.input, self.weight, self.on, self.axes, self.combine)
-        return Group(joined, self.by, self.agg).schema
+        found = Group(joined, self.by, self.agg).schema
+        return merge_features(found) if self.form == GROUPED else found
 
 
 LOGICAL: tuple[type[Node], ...] = (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kqo.errors import PlanError
-from kqo.ir.nodes import Group, Join, Node, Physical, Union
-from kqo.ir.schema import names, without_query
+from kqo.ir.nodes import GROUPED, Group, Join, Node, Physical, Rekey, Union
+from kqo.ir.schema import merge_features, names, without_query
 
 CONCAT = "concat"
 
@@ -14,7 +14,7 @@ def stands_for(node: Physical) -> Node:
 
     With an aggregate it is the group of the join; without one the join itself, whose keys are then
     ``axes``. The form ``concat`` is the union of ``input`` and the operands, which are then no
-    operands of the epilogue.
+    operands of the epilogue; ``grouped_gemm`` is a renumbering of the group's features as one axis.
 
     Raises:
         PlanError: the form is ``concat`` and the axes are no concatenation of the parts.
@@ -26,7 +26,17 @@ def stands_for(node: Physical) -> Node:
     known |= set(names(node.weight.schema))
     new = tuple(axis for axis in node.axes if axis.name not in known or node.agg)
     joined = Join(node.input, node.weight, node.on, new, node.combine)
-    return Group(joined, node.by, node.agg) if node.agg else joined
+    if not node.agg:
+        return joined
+    grouped = Group(joined, node.by, node.agg)
+    if node.form != GROUPED:
+        return grouped
+    return Rekey(grouped, node.by, merge_features(without_query(grouped.schema)))
+
+
+def unnumbered(logical: Node) -> Node:
+    """The join-and-group below a renumbering of its keys; any other node as it is."""
+    return logical.input if isinstance(logical, Rekey) else logical
 
 
 def _union(node: Physical) -> Union:

@@ -102,6 +102,13 @@ def features(axes: Axes) -> Axes:
     return tuple(a for a in axes if not is_position(a.name) and a.name != QUERY)
 
 
+def merge_features(axes: Axes) -> Axes:
+    """The axes with all features numbered as one, row-major, by the last one's name."""
+    merged = features(axes)
+    one = Axis(merged[-1].name, size(merged))
+    return tuple(one if a is merged[-1] else a for a in axes if a not in merged[:-1])
+
+
 def format_axes(axes: Axes) -> str:
     """``(c:3, y:8, x:8)``."""
     return "(" + ", ".join(map(str, axes)) + ")"

@@ -33,7 +33,7 @@ from kqo.ir.nodes import (
     Union,
     walk,
 )
-from kqo.ir.physical import epilogue_operands, stands_for
+from kqo.ir.physical import epilogue_operands, stands_for, unnumbered
 from kqo.ir.plan import Plan
 from kqo.ir.scalar import Expr, variables
 from kqo.ir.schema import (
@@ -298,9 +298,11 @@ class _Checker:
     def _physical(self, node: Physical) -> None:
         """The logical nodes that it stands for are sound, and the epilogue reads what there is."""
         logical = stands_for(node)
-        if isinstance(logical, Group):
-            assert isinstance(logical.input, Join)
-            self._join(logical.input)
+        below = unnumbered(logical)
+        if isinstance(below, Group):
+            assert isinstance(below.input, Join)
+            self._join(below.input)
+            self._group(below)
         self._checks[type(logical)](logical)
         axes = without_query(logical.schema)
         _need(

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
+from kqo.errors import PlanError
 from kqo.ir.equations import Affine, Condition, Ranged, equal
 from kqo.ir.nodes import Domain, Group, Join, Node, Physical
-from kqo.ir.schema import Axes, features, is_position, names, positions, size, without_query
+from kqo.ir.schema import Axes, Axis, features, is_position, names, positions, size, without_query
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,6 @@ def window_of(
     stray = [a for a in joined if a.name not in by and a.name not in gone and is_position(a.name)]
     if stray:
         ok = False
-    from kqo.ir.schema import Axis
-
     return Window(
         tuple(Axis(*r) for r in rows),
         tuple(reads),
@@ -190,3 +190,51 @@ def tiling(window: Window, tile: int) -> tuple[tuple[int, int], ...]:
         seen.append(tap)
     wide = any(taps > 1 for _, taps in found)
     return tuple(found) if tuple(seen) == names(window.taps) and wide else ()
+
+
+class Grouping(NamedTuple):
+    """A sum of products within groups of features: each group of columns reads its own features.
+
+    Attributes:
+        group: the right's axis of groups.
+        column: its axis of a group's columns.
+        inner: its axis of a group's features.
+    """
+
+    group: Axis
+    column: Axis
+    inner: Axis
+
+
+def grouping(window: Window, right: Node) -> Grouping | None:
+    """The groups of a sum of products with ``c = n*g + i``; None for any other."""
+    single = len(window.left_features) == len(window.feature_on) == len(window.summed) == 1
+    if not (window.ok and single and len(window.columns) == 2):
+        return None
+    (group, column), (inner,), (left,) = window.columns, window.summed, window.left_features
+    wanted = Affine(left.name, ((inner.extent or 1, group.name), (1, inner.name)), 0, 1)
+    own = {group.name, column.name, inner.name, *names(window.taps)}
+    if window.feature_on[0][1] != wanted or set(names(right.schema)) != own:
+        return None
+    whole = (group.extent or 1) * (inner.extent or 1) == left.extent
+    return Grouping(group, column, inner) if whole else None
+
+
+FEWEST_INNER = 16
+"""Features that a product over part of the features has at least."""
+
+
+def group_products(window: Window, right: Node) -> int:
+    """Into how many products a sum of products within groups of features is cut."""
+    found = grouping(window, right)
+    if found is None:
+        raise PlanError("a sum of products that is not within groups of features")
+    return (found.group.extent or 1) // merged_groups(found)
+
+
+def merged_groups(found: Grouping) -> int:
+    """How many neighbouring groups one product computes, with zeros in place of the weights between
+    groups: a product over few features costs more than one with zeros in it."""
+    groups, inner = found.group.extent or 1, found.inner.extent or 1
+    wanted = -(-FEWEST_INNER // inner)
+    return next((n for n in range(wanted, groups) if groups % n == 0), groups)

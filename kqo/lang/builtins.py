@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kqo.ir.nodes import Const, Domain, Join, Map, Node, Rekey, Saved, Scan, Slice, Union
 from kqo.ir.scalar import Call, Expr, Num, Var, call, substitute
-from kqo.ir.schema import Axes, has_query, names, size, without_query
+from kqo.ir.schema import Axes, Axis, has_query, names, size, without_query
 from kqo.lang import constants
 from kqo.lang.context import Context
 from kqo.lang.registry import Names, Nodes, builtin
@@ -144,6 +144,29 @@ def fuse_rekeys(inner: Node, order: Names, axes: Axes) -> Node | None:
         return None
     old = dict(zip(names(inner.axes), inner.order, strict=True))
     return Rekey(inner.input, tuple(old[name] for name in order), axes)
+
+
+@builtin
+def split_axes(node: Node, source: Node, order: Names, axes: Axes) -> Node | None:
+    """A relation over axes that ``Rekey(source, order, axes)`` makes, over those it makes them of.
+
+    Refuses where an axis of the node is not made of whole axes of the source.
+    """
+    extents = dict(source.schema)
+    made: dict[Axis, tuple[Axis, ...]] = {}
+    waiting = [Axis(name, extents[name]) for name in order]
+    for axis in axes:
+        taken: list[Axis] = []
+        while waiting and (not taken or size(tuple(taken)) < (axis.extent or 1)):
+            taken.append(waiting.pop(0))
+        if size(tuple(taken)) != axis.extent:
+            return None
+        made[axis] = tuple(taken)
+    own = without_query(node.schema)
+    if not set(own) <= set(made):
+        return None
+    split = tuple(part for axis in own for part in made[axis])
+    return node if split == own else Rekey(node, names(own), split)
 
 
 # ---- constants -----------------------------------------------------------------------------------

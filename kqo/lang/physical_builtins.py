@@ -5,8 +5,8 @@ from __future__ import annotations
 from kqo.ir.equations import Condition, Ranged
 from kqo.ir.nodes import Const, Domain, Node
 from kqo.ir.scalar import Expr, Var, call
-from kqo.ir.schema import Axes, features, names, positions, size, without_query
-from kqo.ir.window import is_contraction, is_depthwise, tiling, window_of
+from kqo.ir.schema import Axes, features, merge_features, names, positions, size, without_query
+from kqo.ir.window import grouping, is_contraction, is_depthwise, tiling, window_of
 from kqo.ir.winograd import SIZES
 from kqo.lang.registry import Conditions, Names, Nodes, builtin
 
@@ -15,6 +15,19 @@ from kqo.lang.registry import Conditions, Names, Nodes, builtin
 def is_matrix_product(left: Node, right: Node, on: Conditions, axes: Axes, by: Names) -> bool:
     """Whether a sum of products contracts all features of the left with a constant kernel."""
     return isinstance(right, Const) and is_contraction(window_of(left, right, on, axes, by), right)
+
+
+@builtin
+def is_grouped_product(left: Node, right: Node, on: Conditions, axes: Axes, by: Names) -> bool:
+    """Whether a sum of products contracts features within groups with a constant kernel."""
+    return isinstance(right, Const) and bool(grouping(window_of(left, right, on, axes, by), right))
+
+
+@builtin
+def merges_features(node: Node, order: Names, axes: Axes) -> bool:
+    """Whether a Rekey numbers the features of a node as one axis, and keeps all else."""
+    own = without_query(node.schema)
+    return len(features(own)) > 1 and order == names(own) and axes == merge_features(own)
 
 
 @builtin

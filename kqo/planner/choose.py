@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from kqo.errors import PlanError
 from kqo.ir.boxes import Boxes, bind, everything, project
 from kqo.ir.nodes import (
+    GROUPED,
     Const,
     Domain,
     Group,
@@ -86,7 +87,7 @@ def row_sources(node: Node) -> list[Node | None]:
 
 def is_product(candidate: Candidate) -> bool:
     """Whether a form multiplies matrices, with a kernel in a layout of its own."""
-    return candidate.form in ("gather_gemm", "winograd")
+    return candidate.form in ("gather_gemm", GROUPED, "winograd")
 
 
 class Chooser:

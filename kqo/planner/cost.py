@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from kqo.ir.nodes import Const, Domain, Group, Join, Node, Physical
+from kqo.ir.nodes import GROUPED, Const, Domain, Group, Join, Node, Physical
 from kqo.ir.scalar import Call, Expr, Num, Var
 from kqo.ir.schema import features, positions, size
-from kqo.ir.window import Window, roles, tiling
+from kqo.ir.window import Window, group_products, roles, tiling
 from kqo.planner.rates import Rates
 
 WORD = 4
@@ -204,6 +204,11 @@ def work(
     if form == "gather_gemm":
         made = _gather_gemm(base, rows, taps=taps, deep=deep, wide=wide, tail=tail, moved=moved[0])
         return _in_strips(made, base, window, rows) if moved[0] else made
+    if form == GROUPED and isinstance(node, Physical):
+        products = group_products(window, node.weight)
+        return _grouped(
+            base, rows, products, taps=taps, deep=deep, wide=wide, tail=tail, moved=moved[0]
+        )
     if form == "winograd" and isinstance(node, Physical):
         sizes = tiling(window, node.tile)
         return _winograd(base, rows, tiles, sizes=sizes, deep=deep, wide=wide, tail=tail)
@@ -253,6 +258,32 @@ def _gather_gemm(
         inner=inner,
         wide=wide,
         panels=blocks * inner * wide * WORD,
+    )
+
+
+def _grouped(
+    base: Work,
+    rows: int,
+    products: int,
+    *,
+    taps: int,
+    deep: int,
+    wide: int,
+    tail: Passes,
+    moved: bool,
+) -> Work:
+    """A product over gathered rows for each part of the features."""
+    inner, columns = taps * deep // products, wide // products
+    blocks = _blocks(rows, inner * WORD)
+    calls = blocks * (3 + 3 * products + tail.calls)
+    made = _gathering(base, rows * taps * products if moved else 0, deep // products, calls)
+    return replace(
+        made,
+        flops=2 * rows * inner * wide,
+        inner=inner,
+        wide=columns,
+        panels=blocks * inner * wide * WORD,
+        indices=base.indices + (rows * taps if moved else 0),
     )
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kqo.ir.equations import Condition, equal
-from kqo.ir.nodes import Domain, Node, Physical
+from kqo.ir.nodes import GROUPED, Domain, Node, Physical
 from kqo.ir.schema import Axes
-from kqo.ir.window import Window, roles, tiling
+from kqo.ir.window import Window, group_products, roles, tiling
 from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS
 from kqo.planner.physical import Step, Table
 from kqo.runtime.rows import (
@@ -106,6 +106,13 @@ def _query_blocks(starts: Ints, bytes_per_row: int) -> list[tuple[int, int]]:
         blocks.append((a, min(z, count)))
         a = blocks[-1][1]
     return blocks
+
+
+def _in_parts(rows: Input, parts: int) -> Input:
+    """Rows that are read in parts: each part of the columns is a row of its own."""
+    assert rows.index is not None
+    columns = rows.buffer.shape[1] // parts
+    return Input(rows.buffer.reshape(-1, columns), rows.index * parts)
 
 
 def natural_reads(positions: Axes) -> tuple[tuple[str, Condition], ...]:
@@ -212,6 +219,8 @@ class Binder:
         by_column = step.form in ("taps", "rowwise")
         weighted = step.form == "taps" and not isinstance(step.node.weight, Domain)
         one_by_one = by_column and not weighted
+        if step.form == GROUPED and first.index is not None:
+            first = _in_parts(first, group_products(window, step.node.weight))
         per_row = table.columns if one_by_one else window.tap_count * first.buffer.shape[1]
         fewest = 32 if by_column else FEWEST_ROWS
         each = window.tap_count if by_column else per_row // PRODUCTS

@@ -2,7 +2,8 @@
 
 A Winograd tile mixes its inputs, so that one NaN reaches all outputs of the tile; an additive delta
 subtracts an old value, and infinity less infinity is NaN; a matrix product meets zeros of padding
-with the kernel, and zero times infinity is NaN. Direct forms compute each group from its members.
+with the kernel, and zero times infinity is NaN, as do products over several groups of features with
+zeros in place of the weights between them. Direct forms compute each group from its members.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SPREADING = ("Winograd", "AddDelta")
+SPREADING = ("Winograd", "AddDelta", "GroupedProduct")
 """What the names of rules begin with whose forms spread values that are not finite."""
 PADDING_WITH_ZEROS = ("GatherProduct", "TapByTap")
 """Names of rules whose forms multiply zeros of padding by the kernel, which must be finite."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from kqo.ir.nodes import Physical
+from kqo.ir.nodes import GROUPED, Physical
 from kqo.ir.schema import size
-from kqo.ir.window import roles, tiling
+from kqo.ir.window import group_products, roles, tiling
 from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS, FEWEST_TILES
 from kqo.planner.physical import Step
 
@@ -17,11 +17,13 @@ NUMBER = 8
 def scratch_bytes(step: Step, itemsize: int) -> int:
     """Bytes of scratch for one block of a step, an upper estimate."""
     node = step.node
-    if not isinstance(node, Physical) or step.form not in ("gather_gemm", "winograd"):
+    if not isinstance(node, Physical) or step.form not in ("gather_gemm", GROUPED, "winograd"):
         return BLOCK_BYTES
     window = roles(node)
     deep, wide = size(window.left_features), size(window.columns)
-    if step.form == "gather_gemm":
+    if step.form == GROUPED:
+        deep //= group_products(window, node.weight)
+    if step.form in ("gather_gemm", GROUPED):
         return max(FEWEST_ROWS * window.tap_count * deep * itemsize, BLOCK_BYTES)
     sizes = tiling(window, node.tile)
     points = math.prod(m + r - 1 for m, r in sizes)

@@ -1,4 +1,4 @@
-"""Scalar functions that NumPy lacks, with the ``out`` argument of a ufunc."""
+"""What emitted sources call beside NumPy: scalar functions with `out`, the layout of a kernel."""
 
 from __future__ import annotations
 
@@ -34,3 +34,20 @@ def erf(v: Values, out: Values) -> None:
 def where(condition: Values, a: Values, b: Values, out: Values) -> None:
     """``a`` where the condition is not zero, else ``b``."""
     np.copyto(out, np.where(np.asarray(condition) != 0, a, b))
+
+
+def block_diagonal(kernels: Values, many: int) -> Values:
+    """Kernels of groups of features, several neighbours put together with zeros between them.
+
+    Args:
+        kernels: shape (groups, taps, features, columns).
+        many: groups in one; divides their number.
+
+    Returns:
+        shape (groups / many, taps * many * features, many * columns).
+    """
+    groups, taps, deep, wide = kernels.shape
+    found = np.zeros((groups // many, taps, many, deep, many, wide), dtype=kernels.dtype)
+    for j in range(many):
+        found[:, :, j, :, j] = kernels[j::many]
+    return found.reshape(groups // many, taps * many * deep, many * wide)

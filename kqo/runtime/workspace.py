@@ -93,6 +93,21 @@ class Workspace:
         np.take(source.buffer, index, axis=0, out=out, mode="clip")
         return out.reshape(z - a, -1)
 
+    def part(self, source: Input, number: int, parts: int, a: int, z: int) -> Values:
+        """One of several equal parts of the columns of what :meth:`gather` gives.
+
+        Shape (z - a, taps * columns / parts). Of a source with row numbers, the buffer has a row
+        for each part, and the numbers are those of the first.
+        """
+        if source.index is None:
+            wide = source.buffer.shape[1] // parts
+            rows = source.buffer[source.first + a : source.first + z]
+            return rows[:, number * wide : (number + 1) * wide]
+        index = source.index[a:z].ravel()
+        out = self.array("x", (len(index), source.buffer.shape[1]))
+        np.take(source.buffer[number:], index, axis=0, out=out, mode="clip")
+        return out.reshape(z - a, -1)
+
     def changes(self, source: Input, starts: Ints, a: int, z: int) -> Values:
         """For queries a to z the sum of their changed rows, less that of the rows they replace.
 

@@ -283,3 +283,32 @@ def test_groups_are_products(folder, group, out, precision):
     engine = case.engine(HostDevice(folder), precision)
     assert any(", 3 groups" in k.source for k in engine.program.kernels.values())
     assert case.error(engine) < max(EXACT, PRECISIONS[precision])
+
+
+class GroupedBlock(nn.Module):
+    """A grouped convolution with all that its epilogue may take in: a norm, the other side of a
+    residual block, an activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            self.first = nn.Conv2d(3, 12, 1)
+            self.second = nn.Sequential(nn.Conv2d(12, 12, 3, padding=1, groups=3))
+            self.second.append(nn.BatchNorm2d(12))
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        return torch.relu(self.second(x) + x).mean((2, 3))
+
+
+@pytest.mark.parametrize("most", [128, 4])
+def test_groups_take_in_what_follows(folder, monkeypatch, most):
+    """Also computed by definition, as for windows of more taps than have room."""
+    monkeypatch.setattr("kqo.emit.cuda_grouped.MOST_TAPS", most)
+    case = Case(GroupedBlock().eval(), ((3, 10, 10),), 3)
+    engine = case.engine(HostDevice(folder))
+    products = [k for k in engine.program.kernels.values() if ", 3 groups" in k.source]
+    assert bool(products) == (most == 128)
+    assert "grouped_gemm" in {step.form for step in engine.plan.steps}
+    assert case.error(engine) < EXACT

@@ -32,6 +32,12 @@ def _taps() -> nn.Module:
     return nn.Sequential(depthwise, nn.MaxPool2d(2), nn.AvgPool2d(3, 1, count_include_pad=False))
 
 
+def _groups() -> nn.Module:
+    """Groups of 4 features, four of them to a product; then groups wide enough on their own."""
+    narrow = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1, groups=8), nn.BatchNorm2d(32), nn.ReLU())
+    return narrow.append(nn.Conv2d(32, 64, 1, groups=2))
+
+
 def _residual() -> nn.Module:
     block = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
     add: Callable[..., Tensor] = lambda x, inner: (x + inner(x)).relu()  # noqa: E731
@@ -61,6 +67,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str]]] =
     "winograd": (_winograd, (16, 32, 32), {"winograd", "patch"}),
     "gather_gemm": (_gather, (3, 12, 12), {"gather_gemm"}),
     "taps": (_taps, (4, 12, 12), {"taps"}),
+    "groups": (_groups, (32, 12, 12), {"grouped_gemm"}),
     "residual": (_residual, (2, 12, 12), {"gather_gemm"}),
     "concat": (_concat, (2, 12, 12), {"concat"}),
     "head": (_head, (2, 12, 12), {"gather_gemm", "additive"}),
