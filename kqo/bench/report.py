@@ -98,15 +98,15 @@ class Report:
                 f"Medians of {self.repeats}. Dense engines ran {self.sampled} positions at their"
                 " best batch size; their whole grid is that time for every position. Worst error"
                 f" {self.error:.1e} of the largest output, {self.change_error:.1e} of the largest"
-                f" change. Multiply-adds are {self.bound:.1f}x fewer."
+                f" change. The bound: {self.bound:.1f}x fewer multiply-adds."
             ),
         )
         table.add_column("engine")
-        for name in ("batch", "ms/position", "whole grid", "ratio", "peak memory"):
+        for name in ("batch", "ms/position", "whole grid", "ratio", "of bound", "peak memory"):
             table.add_column(name, justify="right")
         for row in self.rows:
             if row.ms is None:
-                table.add_row(row.engine, "", row.note, "", "", "")
+                table.add_row(row.engine, "", row.note, "", "", "", "")
                 continue
             table.add_row(
                 row.engine,
@@ -114,6 +114,7 @@ class Report:
                 f"{row.ms:.2f}",
                 f"{row.ms * self.positions / 1e3:.1f} s",
                 "" if row.ratio is None else f"{row.ratio:.2f}x",
+                "" if row.ratio is None else f"{row.ratio / self.bound:.0%}",
                 "" if row.peak is None else f"{row.peak / 1e6:.0f} MB",
             )
         return table

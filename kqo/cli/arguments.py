@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kqo.options import Options
     from kqo.workloads import Occlusion
 
-MODEL_HELP = "A name of the zoo, package.module:factory, or a .pt2 file."
+MODEL_HELP = "A name of the zoo, package.module:factory, FILE.py:factory, or a .pt2 file."
 
 
 def _option(text: str, panel: str, *names: str, metavar: str | None = None) -> Any:

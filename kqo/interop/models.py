@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from kqo.errors import ArgumentError, KqoError
@@ -44,8 +46,9 @@ def resolve_model(
     """The model that a command line names.
 
     Args:
-        text: a name of the zoo, ``package.module:factory``, or a ``.pt2`` file. A factory is a
-            class or function without arguments that gives an ``nn.Module``.
+        text: a name of the zoo, ``package.module:factory``, ``path/to/file.py:factory``, or a
+            ``.pt2`` file. A factory is a class or function that needs no arguments and gives an
+            ``nn.Module``.
         weights: state dict to load into it, safetensors or of torch.save; not for ``.pt2`` files,
             which hold their own.
         shape: of one input without the batch axis. None: what the zoo or the file says, otherwise
@@ -62,7 +65,9 @@ def resolve_model(
 
     if text not in zoo.NAMES:
         known = ", ".join(zoo.NAMES)
-        raise ArgumentError("model", repr(text), f"{known}, package.module:factory, or a .pt2 file")
+        raise ArgumentError(
+            "model", repr(text), f"{known}, package.module:factory, FILE.py:factory, or a .pt2 file"
+        )
     module = zoo.build(text, weights=weights)
     return Resolved(text, module, shape or zoo.input_shape(text), module)
 
@@ -72,14 +77,13 @@ def _made(text: str, weights: str | Path | None, shape: tuple[int, ...] | None) 
 
     from kqo.zoo import load_weights
 
-    package, _, attribute = text.partition(":")
-    accepted = "package.module:factory, where the factory gives an nn.Module"
+    package, _, attribute = text.rpartition(":")  # a path may have a drive with a colon
+    accepted = "package.module:factory or FILE.py:factory, where the factory gives an nn.Module"
     try:
-        with _working_directory_importable():
-            found: Any = importlib.import_module(package)
+        found: Any = _file(package) if package.endswith(".py") else _package(package)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, OSError, SyntaxError) as error:
         raise ArgumentError("model", f"{text!r} ({one_line(error)})", accepted) from None
     if not isinstance(found, nn.Module):
         if not callable(found):
@@ -94,6 +98,25 @@ def _made(text: str, weights: str | Path | None, shape: tuple[int, ...] | None) 
     if weights is not None:
         load_weights(module, weights)
     return Resolved(attribute, module, shape or DEFAULT_SHAPE, module)
+
+
+def _package(name: str) -> ModuleType:
+    with _importable(os.getcwd()):
+        return importlib.import_module(name)
+
+
+def _file(path: str) -> ModuleType:
+    """The module of a file, which may import its neighbours."""
+    where = Path(path).resolve()
+    name = f"kqo_model_{where.stem}"
+    spec = importlib.util.spec_from_file_location(name, where)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"no Python file at {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and torch.export look their own module up
+    with _importable(str(where.parent)):
+        spec.loader.exec_module(module)
+    return module
 
 
 def _call(text: str, factory: Any, accepted: str) -> Any:
@@ -141,11 +164,10 @@ def _program_shape(program: ExportedProgram) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def _working_directory_importable() -> Any:
-    """The current directory on sys.path, as ``python -m`` has it, to find the user's own files."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
+def _importable(folder: str) -> Any:
+    """A folder on sys.path, as Python has that of a script, to find the user's own files."""
+    sys.path.insert(0, folder)
     try:
         yield
     finally:
-        sys.path.remove(here)
+        sys.path.remove(folder)

@@ -46,6 +46,8 @@ def test_a_report(model):
     with console.capture() as shown:
         console.print(report.table())
     assert "toy: 16 positions" in shown.get() and "PyTorch" in shown.get()
+    share = f"{dense.ratio / report.bound:.0%}"
+    assert f"{report.bound:.1f}x fewer multiply-adds" in shown.get() and share in shown.get()
 
 
 def test_a_wrong_plan_shows_in_the_error(model):

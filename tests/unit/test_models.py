@@ -71,6 +71,23 @@ def test_weights_are_loaded(package, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_factory_in_a_file(tmp_path, monkeypatch):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "neighbour_of_kqo.py").write_text(SOURCE)
+    (folder / "own.py").write_text("from neighbour_of_kqo import Small, Holder")
+    found = resolve_model(f"{folder}/own.py:Small")
+    assert found.name == "Small" and str(folder) not in sys.path
+    monkeypatch.chdir(folder)
+    assert isinstance(resolve_model("own.py:Holder.made").module, nn.Module)
+    sys.modules.pop("neighbour_of_kqo", None)
+    (folder / "wrong.py").write_text("def (")
+    for text in ("wrong.py:Small", "none.py:Small", "own.py:Large"):
+        with pytest.raises(ArgumentError) as error:
+            resolve_model(text)
+        assert "\n" not in str(error.value) and text in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
