@@ -116,6 +116,37 @@ def _load(directories: tuple[str, ...]) -> RuleSet:
     return _ordered(compiled)
 
 
+def load_files(*paths: str | PathLike[str], family: str | None = None) -> RuleSet:
+    """Read single rule files.
+
+    Args:
+        paths: the files.
+        family: what family their rules belong to; by default the name of the nearest folder above
+            each file that is a family's.
+
+    Raises:
+        ArgumentError: a family that there is not, or a file in no family's folder.
+        RuleError: a file that does not parse or check, or a rule that is defined twice.
+    """
+    if family is not None and family not in FAMILIES:
+        raise ArgumentError("family", family, ", ".join(FAMILIES))
+    operators = check_operators([read_file(data_path("rules", "ops.rules"))])
+    found: dict[str, ast.Rule] = {}
+    compiled: list[CompiledRule] = []
+    for path in map(Path, paths):
+        parents = path.resolve().parents
+        own = family or next((p.name for p in parents if p.name in FAMILIES), None)
+        if own is None:
+            accepted = f"a file in a folder that is called {', '.join(FAMILIES)}"
+            raise ArgumentError("file", path, accepted, hint="or say which with --family")
+        for rule in read_file(path).rules:
+            if rule.name in found:
+                raise _twice(rule, found[rule.name])
+            found[rule.name] = rule
+            compiled.append(compile_rule(rule, own, check_rule(rule, operators)))
+    return _ordered(compiled)
+
+
 def read_file(path: Path) -> ast.File:
     """Parse one rule file; places in errors are relative to the folder of rules.
 

@@ -60,10 +60,11 @@ def _edges_agree(outer: Affine, inner: Affine, source: Node, middle: Node, joine
 
 
 @builtin
-def compose_axes(outer: Conditions, axes: Axes, inner: Axes) -> Axes:
-    """Axes that a composed join declares: the outer's, and the inner's that it leaves free."""
-    bound = {condition.axis for condition in outer} | set(names(axes))
-    return (*axes, *(axis for axis in inner if axis.name not in bound))
+def compose_axes(outer: Conditions, axes: Axes, inner: Axes, right: Node) -> Axes:
+    """Axes that a composed join declares: the outer's, and the inner's that it leaves free and that
+    the right side does not have."""
+    known = {condition.axis for condition in outer} | set(names(axes)) | set(names(right.schema))
+    return (*axes, *(axis for axis in inner if axis.name not in known))
 
 
 @builtin

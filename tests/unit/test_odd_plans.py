@@ -49,3 +49,18 @@ class Edges(nn.Module):
 def test_a_join_with_one_empty_key_reads_no_rows(without: tuple[str, ...]) -> None:
     model = nn.Sequential(nn.MaxPool1d(4), Edges(), nn.Flatten())
     check(model, (2, 16), without=without)
+
+
+class PaddedChannels(nn.Module):
+    """Pads the channels before a convolution that keeps them apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, groups=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(nn.functional.pad(x, (0, 0, 1, 0, 1, 1))).flatten(1)
+
+
+def test_padded_channels_that_the_kernel_has_too() -> None:
+    check(PaddedChannels(), (2, 6, 6))

@@ -1,0 +1,175 @@
+"""Whether what a rule matched and what it made of it are equal, by independent evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kqo.errors import PlanError
+from kqo.interop.einsum import evaluate_by_torch
+from kqo.ir.interpret import interpret
+from kqo.ir.nodes import Join, Map, Node, Physical
+from kqo.ir.plan import Plan
+from kqo.ir.scalar import FUNCTIONS, Call, Expr
+from kqo.ir.schema import names
+from kqo.prove.duck import run_sql
+from kqo.prove.instances import Pair
+
+Values = NDArray[Any]
+RATIONALS, DUCKDB, TORCH = "rationals", "DuckDB", "torch"
+CHECKS = (RATIONALS, DUCKDB, TORCH)
+TOLERANCE = 1e-12
+"""Relative, of evaluations in floats; 1e-9 where a function leaves the rationals."""
+ROUGH = 1e-9
+_JUMPS = {"gt", "ge", "eq", "sign", "floor", "ceil", "round", "where"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A tuple in which the two differ.
+
+    Attributes:
+        check: the evaluation that found it.
+        key: the tuple's key, by axis name.
+        before: its value before the rule; NaN for a tuple that is not there.
+        after: its value after it.
+    """
+
+    check: str
+    key: dict[str, int]
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        at = ", ".join(f"{name}={value}" for name, value in self.key.items())
+        values = f"{_shown(self.before)} before, {_shown(self.after)} after"
+        return f"at ({at}): {values} ({self.check})"
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value != value else str(value)
+
+
+@dataclass
+class Tally:
+    """How often each evaluation compared a pair, and why it could not.
+
+    Attributes:
+        compared: pairs by evaluation.
+        left_out: pairs that an evaluation could not compare, by evaluation and reason.
+    """
+
+    compared: dict[str, int] = field(default_factory=dict)
+    left_out: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def count(self, check: str) -> None:
+        """Note that a pair was compared."""
+        self.compared[check] = self.compared.get(check, 0) + 1
+
+    def leave_out(self, check: str, reason: str) -> None:
+        """Note that a pair could not be compared."""
+        self.left_out[check, reason] = self.left_out.get((check, reason), 0) + 1
+
+
+def compare(
+    pair: Pair, tally: Tally | None = None, checks: tuple[str, ...] = CHECKS
+) -> Difference | None:
+    """The first tuple in which the two sides of a pair differ; None where there is none.
+
+    Exact rationals come first: within them equal means equal, unless a function leaves the
+    rationals. DuckDB and torch compute in float64, within :data:`TOLERANCE` of the largest value.
+
+    Raises:
+        PlanError: the replacement is malformed.
+    """
+    tally = tally or Tally()
+    functions = _functions(pair.plan)
+    rational = all(FUNCTIONS[name].exact for name in functions if name in FUNCTIONS)
+    slack = TOLERANCE if rational else ROUGH
+    if RATIONALS in checks:
+        found = _rationals(pair, 0.0 if rational else ROUGH)
+        tally.count(RATIONALS)
+        if found is not None:
+            return found
+    floats: tuple[tuple[str, Callable[..., dict[str, Values]]], ...] = (
+        (DUCKDB, run_sql),
+        (TORCH, evaluate_by_torch),
+    )
+    for name, evaluate in floats:
+        if name not in checks:
+            continue
+        try:
+            values = evaluate(pair.plan, pair.instance.scans, pair.instance.regions)
+        except PlanError as error:
+            tally.leave_out(name, error.message)
+            continue
+        found = _differ(name, pair.before, values["before"], values["after"], slack)
+        if found is None:
+            tally.count(name)
+        elif functions & _JUMPS:
+            tally.leave_out(name, "a value may fall to either side of a step when it is rounded")
+        else:
+            return found
+    return None
+
+
+def _rationals(pair: Pair, slack: float) -> Difference | None:
+    def values(plan: Plan) -> dict[str, Values]:
+        return interpret(plan, pair.instance.scans, pair.instance.regions, exact=True)
+
+    plan = pair.unfolded or pair.plan
+    made = values(plan)
+    found = _differ(RATIONALS, pair.before, made["before"], made["after"], slack)
+    if found is None and plan is not pair.plan:
+        # What was folded is folded in float64.
+        made = values(pair.plan)
+        found = _differ(RATIONALS, pair.before, made["before"], made["after"], slack or TOLERANCE)
+        if found is not None and _functions(pair.plan) & _JUMPS:
+            return None
+    return found
+
+
+def _differ(
+    check: str, node: Node, before: Values, after: Values, slack: float
+) -> Difference | None:
+    """The first tuple in which values differ by more than the slack allows; 0 allows nothing."""
+    before, after = np.broadcast_arrays(before, after)
+    is_nan = np.frompyfunc(lambda v: v != v, 1, 1)
+    absent = [np.asarray(is_nan(side), dtype=bool) for side in (before, after)]
+    if slack == 0:
+        same = np.asarray(before == after, dtype=bool)
+    else:
+        left, right = (side.astype(np.float64) for side in (before, after))
+        finite = np.abs(left[np.isfinite(left)])
+        most = slack * max(1.0, float(finite.max(initial=0.0)))
+        same = np.isclose(left, right, rtol=slack, atol=most)
+    differs = np.where(absent[0] | absent[1], absent[0] != absent[1], ~same)
+    if not differs.any():
+        return None
+    at = np.unravel_index(int(np.argmax(differs)), differs.shape)
+    key = dict(zip(names(node.schema), map(int, at), strict=True))
+    return Difference(check, key, before[at], after[at])
+
+
+def _functions(plan: Plan) -> set[str]:
+    """Names of the scalar functions of a plan, and of what its joins combine by."""
+    found: set[str] = set()
+    for node in plan.nodes():
+        if isinstance(node, (Join, Physical)):
+            found.add(node.combine)
+        if isinstance(node, Map):
+            _calls(node.fn, found)
+        elif isinstance(node, Physical):
+            _calls(node.tail, found)
+    return found
+
+
+def _calls(fn: Expr, found: set[str]) -> None:
+    if isinstance(fn, Call):
+        found.add(fn.fn)
+        for arg in fn.args:
+            _calls(arg, found)
