@@ -19,18 +19,22 @@ from kqo.errors import KqoError
 if TYPE_CHECKING:
     from kqo import zoo
     from kqo.api import CompiledPlan, compile, load
+    from kqo.approximate.run import Interrupted
     from kqo.interop.preprocess import Preprocess
     from kqo.options import Options
+    from kqo.profile import Profile
     from kqo.runtime.result import Result
     from kqo.workloads import Occlusion, Regions
 
 __version__ = "0.1.0"
 __all__ = [
     "CompiledPlan",
+    "Interrupted",
     "KqoError",
     "Occlusion",
     "Options",
     "Preprocess",
+    "Profile",
     "Regions",
     "Result",
     "compile",
@@ -43,7 +47,9 @@ _HOMES = {
     "load": "kqo.api",
     "Occlusion": "kqo.workloads",
     "Regions": "kqo.workloads",
+    "Interrupted": "kqo.approximate.run",
     "Options": "kqo.options",
+    "Profile": "kqo.profile",
     "Preprocess": "kqo.interop.preprocess",
     "Result": "kqo.runtime.result",
 }

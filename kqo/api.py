@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -14,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kqo.approximate.plan import refine_plan
+from kqo.answer import run_plan
+from kqo.approximate.asking import check_grid
+from kqo.approximate.grid import CoarseGrid
+from kqo.approximate.refine import refine_plan
+from kqo.approximate.settle import settle
 from kqo.emit.source import emit
-from kqo.errors import ArgumentError, PlanFileError, VerificationError
+from kqo.errors import ArgumentError, PlanFileError
 from kqo.explain.render import explain
-from kqo.explain.subject import Subject
+from kqo.explain.subject import DrillDown, Subject
 from kqo.interop.preprocess import Preprocess
 from kqo.ir.boxes import Boxes
 from kqo.ir.plan import Plan
@@ -29,21 +32,19 @@ from kqo.planner.calibrate import current_rates
 from kqo.planner.choose import Chooser
 from kqo.planner.physical import PhysicalPlan
 from kqo.planner.rates import REFERENCE
+from kqo.profile import Expected, Setting
 from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
 from kqo.rewrite.trace import Trace
 from kqo.runtime import planfile
-from kqo.runtime.arguments import add_fill, take
-from kqo.runtime.cuda.device import host_array, resolve_target
+from kqo.runtime.arguments import take
+from kqo.runtime.cuda.device import resolve_target
 from kqo.runtime.cuda.engine import CudaEngine
-from kqo.runtime.cuda.results import OnDevice
 from kqo.runtime.cuda.target import gpu_engine, on_gpu
-from kqo.runtime.engine import Engine, Progress
-from kqo.runtime.finite import are_finite, largest_error, spreads
+from kqo.runtime.engine import Engine
+from kqo.runtime.finite import are_finite, spreads
 from kqo.runtime.opaque import Functions
 from kqo.runtime.planfile_checks import printable
-from kqo.runtime.progress import ProgressBar
-from kqo.runtime.result import Result
 from kqo.runtime.timing import Timings
 from kqo.workloads import Occlusion, Placed, Regions, from_dict
 from kqo.workloads.base import changed_scan
@@ -75,7 +76,8 @@ class CompiledPlan:
         name: of the model.
         logical: the normalized logical plan, before the workload is applied.
         workload: what is asked.
-        options: how it may be computed.
+        options: how it may be computed; a quality or speedup asked for is settled in parameters.
+        expected: what the profile lets expect, where one chose the parameters; else None.
         preprocess: how images become inputs; None where it was not given.
         notes: sentences about the model that its user should know.
     """
@@ -92,11 +94,11 @@ class CompiledPlan:
         lowered: Plan | None = None,
         normalizing: Trace | None = None,
         opaques: Functions | None = None,
+        expected: Expected | None = None,
     ) -> None:
         self.name = logical.name
         self.logical = logical
         self.workload = workload
-        self.options = options
         self.preprocess = preprocess
         self.notes = tuple(notes)
         self._normalized_by = tuple(normalized_by)
@@ -107,6 +109,8 @@ class CompiledPlan:
         self._lock = threading.RLock()
         self.scan = changed_scan(logical, workload.input)
         self.placed: Placed = workload.resolve(shape(self.scan.axes))
+        self.options, found = settle(options, logical, workload, self.placed)
+        self.expected = found or expected
 
     @cached_property
     def _planned(self) -> tuple[Chooser, PhysicalPlan, str, AnyEngine]:
@@ -210,7 +214,20 @@ class CompiledPlan:
             self._rates,
             self.notes,
             self.options.approximations,
+            self._drill,
+            self.expected,
         )
+
+    @property
+    def _drill(self) -> DrillDown | None:
+        """The two stages of a plan that leaves cells out."""
+        if not self.options.drills:
+            return None
+        setting = Setting(
+            self.options.tau, self.options.step, self.options.share, self.options.until
+        )
+        coarse = CoarseGrid(check_grid(self.placed), setting.step)
+        return DrillDown(setting, self.placed.grid or (), len(coarse.cells))
 
     def _without(self, dropped: tuple[str, ...]) -> CompiledPlan:
         """The plan as if some rules did not exist."""
@@ -253,99 +270,18 @@ class CompiledPlan:
     def __str__(self) -> str:
         return self.explain()
 
-    def run(
-        self,
-        image: Any,
-        *others: Any,
-        fill: Any = None,
-        verify: int = 0,
-        progress: Progress | None = None,
-    ) -> Result:
-        """Answer all queries for one image, or for several.
-
-        Args:
-            image: the first input, (C, H, W), or (1, C, H, W), or (N, C, H, W) for several images;
-                a NumPy array or a torch tensor.
-            others: the model's further inputs, alike.
-            fill: where the workload's fill is ``"given"``: an array that broadcasts to the changed
-                input, or (N, C, H, W), one for each image.
-            verify: check this many sampled queries by full re-inference, without delta rules.
-            progress: called with queries done and their total; by default a bar on stderr where
-                that is a terminal.
-
-        Raises:
-            ArgumentError: an input of another shape.
-            VerificationError: a sampled query differs by more than the options' tolerance.
-        """
-        images, many = self._inputs((image, *others))
-        add_fill(self.logical, self.workload.apply(self.logical), images, fill)
-        engine = self._planned[3]
-        began = time.perf_counter()
-        answers, again = [], 0
-        total = len(images) * len(self.placed)
-        with ProgressBar(self.options.progress, total, progress) as bar:
-            for number, inputs in enumerate(images):
-                bar.start(number * len(self.placed))
-                if isinstance(engine, CudaEngine):
-                    answers.append(engine.run(inputs, bar.update, on_device=True))
-                else:
-                    answers.append(engine.run(inputs, bar.update))
-                if self._may_have_spread(answers[-1]):
-                    answers[-1] = self._direct.run(_on_host(inputs))
-                    again += 1
-        seconds = time.perf_counter() - began
-        outputs: Any = {}
-        originals: Any = {}
-        if again:  # some were computed elsewhere
-            answers = [_on_host(a) for a in answers]
-        for name, _ in self.logical.roots:
-            stacked = np.stack([a[name] for a in answers]) if many else answers[0][name]
-            part = (
-                stacked.astype(np.float32, copy=False)
-                if self.logical.dtype == "float32"
-                else stacked
-            )
-            outputs[name] = part[:, :-1] if many else part[:-1]
-            originals[name] = part[:, -1] if many else part[-1]
-        if isinstance(engine, CudaEngine):  # they stay on the device until they are asked for
-            outputs, originals = OnDevice(outputs), OnDevice(originals)
-        result = Result(
-            outputs,
-            originals,
-            self.placed,
-            many,
-            self.preprocess is not None and self.preprocess.outputs == "probabilities",
-            self.preprocess.classes if self.preprocess is not None else (),
-            {"seconds": seconds, "batch": engine.batch, "not_finite": again},
-        )
-        return self._verified(result, images, verify) if verify else result
-
+    run = run_plan
     refine = refine_plan
 
     def _inputs(self, given: tuple[Any, ...]) -> tuple[list[dict[str, Values]], bool]:
         return take(self.logical, given, lambda value: on_gpu(lambda: self.engine, value))
 
-    def _verified(self, result: Result, images: list[dict[str, Values]], count: int) -> Result:
-        """Compare sampled queries with full re-inference by a plan without delta rules."""
-        generator = np.random.default_rng(0)
-        queries = np.sort(generator.permutation(len(self.placed))[:count])
-        boxes = self.placed.take(queries).boxes(self.scan.axes)
-        options = replace(self.options, approximations={}, batch=None)
-        dense = self._engine(rules_for(options).without("delta"), boxes, options)
-        worst = 0.0
-        for number, inputs in enumerate(images):
-            expected = dense.run(_on_host(inputs))
-            for name, values in result.outputs.items():
-                got = (values[number] if result.many else values)[queries]
-                worst = max(worst, largest_error(got, expected[name][:-1]))
-        exact = not self.options.approximations
-        if exact and not worst <= self.options.stated_tolerance:
-            raise VerificationError(
-                f"{count} sampled queries differ from full re-inference by {worst:.2e} of the "
-                f"largest output; the tolerance is {self.options.stated_tolerance:g}",
-                hint="raise the tolerance, or leave out the rules of family physical",
-            )
-        return replace(result, facts={**result.facts, "verified": len(queries), "error": worst})
+    def _boxes(self, queries: NDArray[np.int64]) -> Boxes:
+        return self.placed.take(queries).boxes(self.scan.axes)
+
+    def _dense(self, boxes: Boxes, options: Options) -> Engine:
+        """Full re-inference of some queries, by a plan without delta rules."""
+        return self._engine(rules_for(options).without("delta"), boxes, options)
 
     def _engine(self, rules: RuleSet, boxes: Boxes, options: Options) -> Engine:
         """An engine on NumPy for other rules or positions, of forms that spread no NaN."""
@@ -393,6 +329,7 @@ class CompiledPlan:
             "preprocess": self.preprocess.to_dict() if self.preprocess is not None else None,
             "notes": list(self.notes),
             "normalized_by": list(self._normalized_by),
+            "expected": None if self.expected is None else asdict(self.expected),
         }
         planfile.save(path, planfile.Stored(self.logical, about))
 
@@ -404,10 +341,6 @@ class CompiledPlan:
         self.__dict__.update(state)
         self._lowered = self._normalizing = None
         self._lock = threading.RLock()
-
-
-def _on_host(inputs: dict[str, Values]) -> dict[str, Values]:
-    return {name: host_array(value) for name, value in inputs.items()}
 
 
 def compile(
@@ -484,6 +417,7 @@ def load(path: str | PathLike[str]) -> CompiledPlan:
             preprocess,
             notes=tuple(map(printable, about["notes"])),
             normalized_by=tuple(map(printable, about["normalized_by"])),
+            expected=Expected.from_dict(about.get("expected")),
         )
     except Exception as error:
         # Values that a hostile file makes up fail in ways that nobody lists.

@@ -67,6 +67,10 @@ class PlanFileError(KqoError):
     """A plan file that is damaged, of another version, or not a plan file at all."""
 
 
+class ProfileError(KqoError):
+    """A profile that is damaged, of another version, or of another model or workload."""
+
+
 class DeviceError(KqoError):
     """A target that this machine does not have."""
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kqo.errors import ArgumentError
+from kqo.profile import Profile, check_drill, drills
 
 TARGETS = ("numpy", "cuda", "auto")
 PRECISIONS: Mapping[str, float] = MappingProxyType({"float32": 0.0, "tf32": 5e-2, "float16": 5e-2})
@@ -61,6 +62,11 @@ def _is_int(given: object) -> bool:
     return isinstance(given, int) and not isinstance(given, bool)
 
 
+def _is_number(given: object) -> bool:
+    real = isinstance(given, (int, float)) and not isinstance(given, bool)
+    return real and math.isfinite(given)  # type: ignore[arg-type]
+
+
 def _check_count(name: str, given: object) -> None:
     if given is not None and not (_is_int(given) and given >= 1):  # type: ignore[operator]
         raise ArgumentError(name, repr(given), "a whole number from 1, or None to let kqo choose")
@@ -94,6 +100,17 @@ class Options:
         rules: directories of the user's own rule files, read after the built-in ones.
         progress: show a progress bar on stderr. None: where stderr is a terminal.
         batch: queries per batch. None: chosen by cost within the memory.
+        step: of a coarse grid that is asked first, in cells of the wanted one; 1 for none.
+        share: of the cells outside of the coarse grid that are asked then, those with the lowest
+            interpolated score; the others are interpolated. 1, all, is exact.
+        until: the structural similarity, estimated from the coarse grid, with which fewer cells
+            than the share are enough. None: the whole share.
+        profile: of ``kqo tune``, or its file; it chooses tau, step, share and until. Held as a
+            :class:`kqo.Profile`.
+        quality: structural similarity to the exact heatmap that the profile's choice is to reach
+            on 95 % of images.
+        speedup: over the exact plan that the profile's choice is to reach. Without a profile, by
+            the number of queries, from which the step follows; ``share`` says how to spend them.
         precision: of matrix products on a GPU: ``"float32"``, or ``"tf32"`` or ``"float16"``, which
             round their inputs to 10 bits of mantissa and accumulate in float32. Values are stored
             in float32; elsewhere than on a GPU products are in float32 too.
@@ -113,9 +130,16 @@ class Options:
     progress: bool | None = None
     batch: int | None = None
     precision: str = "float32"
+    step: int = 1
+    share: float = 1.0
+    until: float | None = None
+    profile: Profile | str | PathLike[str] | None = None
+    quality: float | None = None
+    speedup: float | None = None
 
     def __post_init__(self) -> None:
         self._check_numbers()
+        self._check_approximate()
         if self.memory is not None:
             object.__setattr__(self, "memory", parse_memory(self.memory))
         if self.target not in TARGETS:
@@ -138,6 +162,31 @@ class Options:
             raise ArgumentError("tolerance", repr(tolerance), "a positive number, such as 1e-5")
         _check_count("threads", self.threads)
         _check_count("batch", self.batch)
+
+    def _check_approximate(self) -> None:
+        check_drill(self.step, self.share, self.until)
+        if isinstance(self.profile, Mapping):
+            object.__setattr__(self, "profile", Profile.from_dict(self.profile))
+        elif isinstance(self.profile, (str, PathLike)):
+            object.__setattr__(self, "profile", Profile.load(self.profile))
+        elif self.profile is not None and not isinstance(self.profile, Profile):
+            accepted = "a kqo.Profile, or the path of its file"
+            raise ArgumentError("profile", repr(self.profile), accepted)
+        if self.quality is not None and not (_is_number(self.quality) and 0 < self.quality <= 1):
+            accepted = "a structural similarity above 0 and at most 1"
+            raise ArgumentError("quality", repr(self.quality), accepted)
+        if self.speedup is not None and not (_is_number(self.speedup) and self.speedup > 0):
+            raise ArgumentError("speedup", repr(self.speedup), "a positive number, such as 5")
+
+    @property
+    def drills(self) -> bool:
+        """Whether some cells of a heatmap are interpolated."""
+        return drills(self.step, self.share, self.until)
+
+    @property
+    def approximates(self) -> bool:
+        """Whether a parameter of an approximation is not neutral."""
+        return self.drills or self.tau != 1
 
     @property
     def stated_tolerance(self) -> float:
@@ -162,6 +211,7 @@ class Options:
             "approximations": dict(self.approximations),
             "without": list(self.without),
             "rules": list(self.rules),
+            "profile": self.profile.to_dict() if isinstance(self.profile, Profile) else None,
         }
 
     def on_this_machine(self) -> Options:

@@ -86,11 +86,24 @@ def ssim(approximate: NDArray[np.floating], exact: NDArray[np.floating]) -> floa
     extent = float(np.ptp(y))
     if extent == 0:
         return float(np.array_equal(x, y))
+    return float(_similarity(x, y, extent).mean())
+
+
+def window_ssim(
+    approximate: NDArray[np.floating], exact: NDArray[np.floating], extent: float
+) -> float:
+    """The similarity within one window of :func:`ssim`, (11, 11), for a dynamic range ``extent``;
+    with a range of 0, 1 or 0."""
+    x, y = approximate.astype(np.float64), exact.astype(np.float64)
+    return float(_similarity(x, y, extent)[0, 0]) if extent else float(np.array_equal(x, y))
+
+
+def _similarity(x: Array, y: Array, extent: float) -> Array:
     mx, my = blurred(x), blurred(y)
     vx, vy, cov = blurred(x * x) - mx * mx, blurred(y * y) - my * my, blurred(x * y) - mx * my
     c1, c2 = (0.01 * extent) ** 2, (0.03 * extent) ** 2
     found = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    return float(found.mean())
+    return np.asarray(found)
 
 
 def has_ssim(grid: tuple[int, ...]) -> bool:

@@ -7,18 +7,23 @@ The coarse-to-fine order is the adaptive drill-down of Nakandala, Kumar and Papa
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kqo.approximate.asking import Asking, Planned
+from kqo.approximate.grid import CoarseGrid, check_estimated
 from kqo.errors import ArgumentError
+from kqo.profile import check_drill
+from kqo.runtime.engine import Progress
+from kqo.runtime.result import Target
 
-Values = NDArray[np.float64]
-Ints = NDArray[np.int64]
+STEP = 4
+"""Of the coarse grid, in cells, where nothing else is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,105 +48,126 @@ class Refined:
     complete: bool
 
 
-class CoarseGrid:
-    """Every so many cells of a grid along each axis, and the last ones, so that no value is
-    extrapolated.
-
-    Args:
-        grid: the grid's shape.
-        step: in cells.
-    """
-
-    def __init__(self, grid: tuple[int, ...], step: int) -> None:
-        self.grid = grid
-        self.along = [np.unique([*range(0, n, step), n - 1]) for n in grid]
-        mesh = np.meshgrid(*self.along, indexing="ij")
-        self.cells: Ints = np.ravel_multi_index(tuple(mesh), grid).ravel()
-        self._weights = [
-            np.stack([np.interp(np.arange(n), at, unit) for unit in np.eye(len(at))], axis=1)
-            for n, at in zip(grid, self.along, strict=True)
-        ]
-
-    def spread(self, values: Values) -> Values:
-        """Coarse values (cells,) interpolated linearly along each axis, (product of the grid,)."""
-        found = values.reshape([len(at) for at in self.along])
-        for axis, weights in enumerate(self._weights):
-            found = np.moveaxis(np.tensordot(weights, found, axes=(1, axis)), 0, axis)
-        return np.asarray(found.ravel(), dtype=np.float64)
-
-    def filled(self, values: Values) -> Values:
-        """Coarse values with NaN replaced by the nearest one that is none; all NaN stay."""
-        known = np.flatnonzero(~np.isnan(values))
-        if not len(known):
-            return values
-        at = np.stack(np.unravel_index(self.cells, self.grid), axis=1)
-        near = ((at[:, None] - at[None, known]) ** 2).sum(-1).argmin(1)
-        return np.asarray(values[known[near]], dtype=np.float64)
-
-
-def refine(
-    grid: tuple[int, ...],
-    answer: Callable[[Ints], Values],
-    original: Callable[[], tuple[int, float]],
-    round_size: int,
-    step: int,
+def rounds(
+    asking: Asking,
+    coarse: CoarseGrid,
+    *,
+    size: int | None,
     share: float,
+    until: float | None,
     deadline: float | None,
-) -> Iterator[Refined]:
-    """Heatmaps of a grid, each better than the one before.
+    progress: Progress | None = None,
+) -> Iterator[None]:
+    """Ask an image's cells, coarse to fine, a round at a time.
 
     Args:
-        grid: shape of the grid, all of whose cells have a query.
-        answer: the target's scores of cells, by their row-major numbers.
-        original: number of the target and its score for the untouched image; asked first.
-        round_size: cells that are asked at once.
-        step: of the coarse grid, in cells; 1 for none.
-        share: of the cells outside of the coarse grid to ask, 0 to 1; 1 asks all.
-        deadline: seconds after which no further cells are asked.
+        asking: the image.
+        coarse: the coarse grid.
+        size: cells of a round; None for as many as there are.
+        share: of the cells outside of the coarse grid to ask, at most.
+        until: the estimated similarity that is enough.
+        deadline: value of ``time.perf_counter`` after which no round is to end, going by the
+            longest so far; the first round always runs.
+        progress: called with the number of cells asked and the number of cells of the grid.
+    """
+    asking.begin()
+    order = coarse.cells
+    if size is not None:
+        # From the coarse grid every so many cells, so that an early end leaves no side unseen.
+        count = max(1, -(-len(order) // size))
+        order = np.concatenate([order[start::count] for start in range(count)])
+    longest, first = 0.0, True
+    for stage in range(2):
+        while len(order):
+            began = time.perf_counter()
+            if not first and deadline is not None and began + longest > deadline:
+                return
+            part, order = (order, order[:0]) if size is None else (order[:size], order[size:])
+            # Neighbours share row numbers; within a round their order means nothing.
+            asking.ask(np.sort(part), _shifted(progress, int(asking.known.sum()), asking))
+            first, longest = False, max(longest, time.perf_counter() - began)
+            yield
+        if not stage:
+            order = coarse.wanted(asking.scores()[coarse.cells], share, until)
+
+
+def _shifted(progress: Progress | None, base: int, asking: Asking) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda done, _: progress(base + done, len(asking.known))
+
+
+def refine_plan(
+    plan: Planned,
+    image: Any,
+    *others: Any,
+    target: Target = None,
+    step: int | None = None,
+    share: float | None = None,
+    until: float | None = None,
+    deadline: float | None = None,
+) -> Iterator[Refined]:
+    """Heatmaps of one image that refine: each whole, the last one the plan's own.
+
+    A coarse grid is asked first, then the other cells, those with the lowest interpolated score
+    first. Stop whenever the last heatmap is good enough; what was yielded stays.
+
+    Args:
+        image: the first input, (C, H, W) or (1, C, H, W).
+        others: the model's further inputs, alike.
+        target: number of the output's value, row-major, or name of the class. None: the largest
+            for the untouched image.
+        step: of the coarse grid, in cells of the wanted one; 1 for none. None: the options', or 4.
+        share: of the cells outside of the coarse grid to ask, 0 to 1: those with the lowest
+            interpolated score. At 1, all, the last heatmap is exact where the plan is. None: the
+            options'.
+        until: the similarity to the exact heatmap, estimated from the coarse grid, with which
+            fewer cells are enough. None: the options'.
+        deadline: seconds, counted from the first heatmap's request, after which nothing more is
+            asked; the end is late by no more than one round of batches, and by the first round,
+            without which there is no heatmap.
 
     Raises:
-        ArgumentError: a step below 1, a share outside of 0 to 1, a deadline not above 0.
+        ArgumentError: several images; positions that do not fill a grid; a fill given with the
+            image; a plan for a GPU; values that are not finite; an argument that is not accepted.
     """
-    if step < 1:
-        raise ArgumentError("step", step, "a number of cells from 1 on")
-    if not 0 <= share <= 1:
-        raise ArgumentError("share", share, "a number from 0 to 1")
+    options = plan.options
+    step = (options.step if options.step > 1 else STEP) if step is None else step
+    share = options.share if share is None else share
+    until = options.until if until is None else until
+    check_drill(step, share, until)
+    check_deadline(deadline)
+    images, _ = plan._inputs((image, *others))
+    if len(images) != 1:
+        raise ArgumentError("image", f"{len(images)} images", "one image")
+    asking = Asking(plan, images[0], target)
+    if until is not None:
+        check_estimated(asking.grid)
+    return _refined(asking, CoarseGrid(asking.grid, step), share, until, deadline)
+
+
+def check_deadline(deadline: float | None) -> None:
+    """ArgumentError for a deadline that is none."""
     if deadline is not None and not deadline > 0:
         raise ArgumentError("deadline", deadline, "a positive number of seconds")
-    return _refine(CoarseGrid(grid, step), answer, original, round_size, share, deadline)
 
 
-def _refine(
+def _refined(
+    asking: Asking,
     coarse: CoarseGrid,
-    answer: Callable[[Ints], Values],
-    original: Callable[[], tuple[int, float]],
-    round_size: int,
     share: float,
+    until: float | None,
     deadline: float | None,
 ) -> Iterator[Refined]:
     began = time.perf_counter()
-    target, score = original()
-    scores = np.full(int(np.prod(coarse.grid)), np.nan)
-    known = np.zeros(len(scores), dtype=np.bool_)
-    # From the coarse grid every so many cells, so that an early end leaves no side unseen.
-    order = coarse.cells
-    rounds = max(1, -(-len(order) // round_size))
-    order = np.concatenate([order[start::rounds] for start in range(rounds)])
-    longest = 0.0
-    while len(order):
-        asked = time.perf_counter()
-        if deadline is not None and known.any() and asked - began + longest > deadline:
-            return
-        part, order = order[:round_size], order[round_size:]
-        scores[part] = answer(part)
-        known[part] = True
-        ended = time.perf_counter()
-        longest = max(longest, ended - asked)
+    ends = None if deadline is None else began + deadline
+    asked = rounds(asking, coarse, size=asking.round, share=share, until=until, deadline=ends)
+    for _ in asked:
+        if not asking.is_finite():
+            accepted = "finite values, of the input and of every layer; run() takes others too"
+            raise ArgumentError("image", "values that are not finite", accepted)
+        scores, known = asking.scores(), asking.known.reshape(coarse.grid).copy()
         guess = coarse.spread(coarse.filled(scores[coarse.cells]))
-        heatmap = np.where(known, scores, guess).astype(np.float32).reshape(coarse.grid)
-        mask = known.reshape(coarse.grid).copy()
-        yield Refined(heatmap, mask, target, score, ended - began, bool(known.all()))
-        if not len(order) and known.sum() == len(coarse.cells):
-            left = np.flatnonzero(~known)
-            order = left[np.argsort(guess[left], kind="stable")]
-            order = order[: math.ceil(share * len(left))]
+        heatmap = np.where(known.ravel(), scores, guess).astype(np.float32).reshape(coarse.grid)
+        seconds = time.perf_counter() - began
+        yield Refined(heatmap, known, asking.target, asking.original, seconds, bool(known.all()))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from kqo.explain.subject import Subject
-from kqo.explain.text import describe, is_approximate, is_off, layer_of
+from kqo.explain.text import describe, is_off, layer_of
 from kqo.ir.boxes import Boxes
 from kqo.ir.plan import Plan
 from kqo.ir.schema import Axes, has_query, without_query
@@ -94,8 +95,11 @@ def _physical(subject: Subject, timings: Timings | None) -> dict[str, Any]:
         run |= {"measured_seconds": timings.wall, "measured_processor_seconds": spent}
     return {
         "dtype": plan.dtype,
-        "exact": not is_approximate(plan),
+        "exact": not subject.approximate,
         "approximations": dict(subject.approximations),
+        "approximate_by": list(subject.approximate),
+        "expected": None if subject.expected is None else asdict(subject.expected),
+        "stages": [asdict(stage) for stage in subject.stages],
         "queries": subject.queries,
         "batch": subject.batch,
         "threads": subject.workers,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from kqo.errors import ArgumentError
 from kqo.ir.boxes import Boxes
 from kqo.ir.plan import Plan
+from kqo.ir.region import is_clipped
 from kqo.planner.choose import Chooser
 from kqo.planner.cost import work
 from kqo.planner.estimate import Prediction, predict
 from kqo.planner.physical import PhysicalPlan
 from kqo.planner.rates import Rates
+from kqo.profile import Expected, Setting
 from kqo.rewrite.trace import Application, Trace
 
 STAGES = ("logical", "normalized", "delta", "physical", "source")
@@ -42,6 +45,43 @@ class MultiplyAdds:
 
 
 @dataclass(frozen=True)
+class DrillDown:
+    """A plan's queries in two stages: a coarse grid, then those that it makes worth asking.
+
+    Attributes:
+        setting: step, share and until.
+        grid: shape of the wanted grid.
+        coarse: queries of the first stage.
+    """
+
+    setting: Setting
+    grid: tuple[int, ...]
+    coarse: int
+
+    @property
+    def fine(self) -> int:
+        """Queries of the second stage, at most."""
+        return math.ceil(self.setting.share * (math.prod(self.grid) - self.coarse))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a drill-down.
+
+    Attributes:
+        name: what its relation is called.
+        operator: as a relational operator.
+        queries: that it asks, at most.
+        seconds: predicted, for one input.
+    """
+
+    name: str
+    operator: str
+    queries: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Subject:
     """A compiled plan, opened.
 
@@ -60,6 +100,8 @@ class Subject:
         rates: of the machine, as the estimates use them.
         notes: sentences for the reader.
         approximations: parameters of approximate rules.
+        drill: the stages in which queries are asked; None where all are.
+        expected: what the profile lets expect that chose the parameters; None without one.
     """
 
     lowered: Plan | None
@@ -76,6 +118,54 @@ class Subject:
     rates: Rates
     notes: tuple[str, ...]
     approximations: Mapping[str, float]
+    drill: DrillDown | None = None
+    expected: Expected | None = None
+
+    @property
+    def approximate(self) -> tuple[str, ...]:
+        """What makes results approximate: rules and options with their parameters; else empty."""
+        found = []
+        if any(t.region is not None and is_clipped(t.region) for t in self.physical.tables):
+            used = ", ".join(f"{k} = {v:g}" for k, v in self.approximations.items())
+            found.append(f"ClipProjectiveField: {used}")
+        if self.drill is not None:
+            found.append(f"drill-down: {replace(self.drill.setting, tau=1.0)}")
+        return tuple(found)
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The plan of a drill-down as relational operators over its queries; else empty.
+
+        A query costs the mean of all; the views belong to the first stage.
+        """
+        if self.drill is None:
+            return ()
+        setting = self.drill.setting
+        pairs = zip(self.physical.steps, self.prediction.steps, strict=True)
+        views = sum(e.seconds for s, e in pairs if not s.delta and s.once) / self.workers
+        each = (self.prediction.seconds - views) / max(1, self.queries)
+        axes = ["y", "x"] if len(self.drill.grid) == 2 else [f"p{n}" for n in range(9)]
+        on = ", ".join(
+            f"{axis} % {setting.step} = 0 or {axis} = {n - 1}"
+            for axis, n in zip(axes, self.drill.grid, strict=False)
+        )
+        enough = "" if setting.until is None else f", until: SSIM {setting.until:g}"
+        return (
+            Stage(
+                "coarse",
+                f"Slice(queries, at: [{on}])",
+                self.drill.coarse,
+                views + each * self.drill.coarse,
+            ),
+            Stage("guess", "Interpolate(coarse, onto: queries)", 0, 0.0),
+            Stage(
+                "fine",
+                f"Limit(AntiJoin(guess, coarse), order: score, rows: {self.drill.fine}{enough})",
+                self.drill.fine,
+                each * self.drill.fine,
+            ),
+            Stage("heatmap", "Overlay(base: guess, patch: Union(coarse, fine))", 0, 0.0),
+        )
 
     @cached_property
     def prediction(self) -> Prediction:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from kqo.explain.locality import locality
 from kqo.explain.subject import Subject
 from kqo.ir.nodes import GROUPED, Const, Physical
-from kqo.ir.region import is_clipped
 from kqo.ir.window import roles
 from kqo.planner.estimate import Estimate, Prediction
 from kqo.planner.physical import PhysicalPlan, Step
@@ -65,11 +64,6 @@ def layer_of(plan: PhysicalPlan, step: Step) -> str:
     return step.name or owner or plan.tables[step.table].name or step.form
 
 
-def is_approximate(plan: PhysicalPlan) -> bool:
-    """Whether a rule that loses accuracy had a part in the plan."""
-    return any(t.region is not None and is_clipped(t.region) for t in plan.tables)
-
-
 def explain_text(subject: Subject, timings: Timings | None = None) -> str:
     """What the plan does, per operator and in all; with timings, what a run of it took."""
     prediction = subject.prediction
@@ -89,13 +83,16 @@ def explain_head(subject: Subject, timings: Timings | None = None) -> list[str]:
 
 def _head(subject: Subject, prediction: Prediction) -> list[str]:
     plan, queries = subject.physical, max(1, subject.queries)
-    first = "EXACT"
-    if is_approximate(plan):
-        used = ", ".join(f"{k} = {v:g}" for k, v in subject.approximations.items())
-        first = f"APPROXIMATE ({used})"
+    by = subject.approximate
+    first = f"APPROXIMATE ({'; '.join(by)})" if by else "EXACT"
     first += f" incremental plan of {plan.name}: {subject.queries} queries in batches of "
     first += str(subject.batch)
     lines = [first]
+    if by:
+        quality = "not known (kqo tune measures it)"
+        if subject.expected is not None:
+            quality = str(subject.expected)
+        lines.append(f"expected: {quality}; no bound on the error is known")
     macs = subject.multiply_adds
     moved = sum(
         estimate.work.gathered + estimate.work.streamed
@@ -113,9 +110,17 @@ def _head(subject: Subject, prediction: Prediction) -> list[str]:
         f"materialized views: {human(held, 'B')}"
     )
     threads = "1 thread" if subject.workers == 1 else f"{subject.workers} threads"
+    seconds = prediction.seconds
+    if subject.stages:
+        seconds = sum(stage.seconds for stage in subject.stages)
+        lines += [
+            f"{stage.name + ':':9} {stage.operator}"
+            + (f", {stage.queries} queries, {duration(stage.seconds)}" if stage.queries else "")
+            for stage in subject.stages
+        ]
     lines.append(
-        f"predicted: {duration(prediction.seconds)} per input, "
-        f"{duration(prediction.seconds / queries)} per query on {threads} "
+        f"predicted: {duration(seconds)} per input, "
+        f"{duration(seconds / queries)} per query on {threads} "
         f"({subject.rates.source} rates)"
     )
     called = {number: layer_of(plan, step) for number, step in enumerate(plan.steps)}

@@ -397,7 +397,7 @@ class Engine:
             if timings is not None:
                 timings.share(self.workers)
             self._take(inputs)
-            results = self._results()
+            results = self.results()
             with ThreadPoolExecutor(self.workers, thread_name_prefix="kqo") as pool:
                 self._run_views(pool)
                 self._run_all(pool, self.batches, results, progress)
@@ -405,7 +405,8 @@ class Engine:
                 timings.wall = time.perf_counter() - began
             return results
 
-    def _results(self) -> dict[str, Values]:
+    def results(self) -> dict[str, Values]:
+        """Room for the outputs of all queries, by output name; nothing is in it yet."""
         roots = self.plan.roots
         return {n: np.empty((self.queries, *shape(a)), dtype=self.plan.dtype) for n, _, a in roots}
 
@@ -423,11 +424,15 @@ class Engine:
                 self._holder = holder
             yield
 
-    def answer(self, pool: ThreadPoolExecutor, queries: Ints) -> dict[str, Values]:
-        """Outputs of all queries, of which only the rows of the given queries mean anything."""
-        results = self._results()
-        self._run_all(pool, self._fitting(queries), results, None)
-        return results
+    def answer(
+        self,
+        pool: ThreadPoolExecutor,
+        queries: Ints,
+        results: dict[str, Values],
+        progress: Progress | None = None,
+    ) -> None:
+        """Write the outputs of some queries into their rows of the outputs of all."""
+        self._run_all(pool, self._fitting(queries), results, progress)
 
     def _fitting(self, queries: Ints) -> list[Ints]:
         """Batches of any queries whose rows fit in the memory that is there."""

@@ -37,6 +37,8 @@ class Result:
         probabilities: whether the model's scores are probabilities already.
         class_names: names of the classes, which a target may be given by; may be empty.
         facts: whatever else is to be known of the run, such as its seconds; plain values.
+        computed: by query, (positions) or (N, positions), whether it was answered; the outputs of
+            others are interpolated. None: all were.
     """
 
     outputs: Mapping[str, Array]
@@ -46,6 +48,7 @@ class Result:
     probabilities: bool = False
     class_names: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    computed: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         for name in ("outputs", "originals", "facts"):
@@ -62,7 +65,26 @@ class Result:
             self.probabilities,
             self.class_names,
             dict(self.facts),
+            self.computed,
         )
+
+    @property
+    def expected_quality(self) -> float | None:
+        """The structural similarity to the exact heatmap that the plan's profile lets expect on
+        95 % of images; 1 for an exact plan, None where nothing is known."""
+        found = self.facts.get("expected_quality")
+        return None if found is None else float(found)
+
+    @property
+    def measured(self) -> Mapping[str, Any] | None:
+        """What ``run(verify=...)`` measured of an approximate plan's error; else None.
+
+        ``samples``: positions that were computed exactly, of each image. ``mean_error`` and
+        ``max_error``: of the predicted class's score there. ``range``: of its exact score there.
+        ``rank_correlation``: Spearman's, there. ``ssim``: mean structural similarity over sampled
+        windows of 11x11 cells, an unbiased estimate; None for fewer than 121 samples.
+        """
+        return self.facts.get("measured")
 
     @property
     def device_outputs(self) -> Mapping[str, Any]:
@@ -190,7 +212,7 @@ class Result:
         Arrays: ``scores`` and ``original`` of the first output, ``scores.NAME`` and
             ``original.NAME``
         of further ones, ``starts`` (positions, axes), ``grid``, and ``cells`` where there is a
-        grid.
+        grid, and ``computed`` where some were not.
         """
         arrays: dict[str, Any] = {"starts": self.workload.starts}
         for number, name in enumerate(self.outputs):
@@ -200,6 +222,8 @@ class Result:
         if self.workload.grid is not None and self.workload.cells is not None:
             arrays["grid"] = np.array(self.workload.grid)
             arrays["cells"] = self.workload.cells
+        if self.computed is not None:
+            arrays["computed"] = self.computed
         with open(path, "wb") as file:
             np.savez_compressed(file, **arrays)
 

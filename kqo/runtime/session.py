@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kqo.ir.plan import Array
 from kqo.runtime import blas
-from kqo.runtime.engine import Engine
+from kqo.runtime.engine import Engine, Progress
 from kqo.runtime.rows import Ints
 
 
@@ -40,8 +40,27 @@ class Session:
         """Number of the query that changes nothing."""
         return self._engine.queries - 1
 
-    def answer(self, queries: Ints) -> dict[str, NDArray[Any]]:
-        """The outputs (queries, *axes) of the given queries, by output name.
+    def results(self) -> dict[str, NDArray[Any]]:
+        """Outputs of all queries (queries + 1, *axes) by output name; NaN, since none is known."""
+        found = self._engine.results()
+        for values in found.values():
+            values.fill(np.nan)
+        return found
+
+    def answer(
+        self,
+        queries: Ints,
+        results: dict[str, NDArray[Any]],
+        progress: Progress | None = None,
+    ) -> None:
+        """Write the outputs of the given queries into their rows of the outputs of all.
+
+        Where it is interrupted, the rows of the batches that were done are there.
+
+        Args:
+            queries: numbers of queries, each once.
+            results: of :meth:`results`.
+            progress: called with the number of these queries done and a total.
 
         Raises:
             ArgumentError: an input is missing or has another shape.
@@ -53,5 +72,4 @@ class Session:
             np.errstate(all="ignore"),
             ThreadPoolExecutor(engine.workers, thread_name_prefix="kqo") as pool,
         ):
-            results = engine.answer(pool, queries)
-        return {name: values[queries] for name, values in results.items()}
+            engine.answer(pool, queries, results, progress)

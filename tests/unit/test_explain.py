@@ -56,7 +56,11 @@ def test_text_is_a_screen_wide_and_says_what_the_plan_is(plan):
     assert max(map(len, lines)) <= WIDTH
     assert any(line.startswith("predicted: ") and "reference rates" in line for line in lines)
     assert str(plan) == text
-    assert compiled(approximations={"tau": 0.5}).explain().startswith("APPROXIMATE (tau = 0.5)")
+    assert (
+        compiled(approximations={"tau": 0.5})
+        .explain()
+        .startswith("APPROXIMATE (ClipProjectiveField: tau = 0.5)")
+    )
 
 
 @pytest.mark.parametrize("stage", ["logical", "normalized", "delta"])

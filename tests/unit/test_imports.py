@@ -12,6 +12,7 @@ PACKAGE = ROOT / "kqo"
 ORDER = (
     "errors",
     "data",
+    "profile",
     "options",
     "ir",
     "lang",
@@ -26,6 +27,7 @@ ORDER = (
     "interop",
     "prove",
     "approximate",
+    "answer",
     "demo",
     "api",
     "captum",

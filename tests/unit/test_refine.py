@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import kqo
-from kqo.approximate.refine import CoarseGrid
+from kqo.approximate.grid import CoarseGrid
 from kqo.errors import ArgumentError
 
 

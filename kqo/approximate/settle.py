@@ -1,0 +1,138 @@
+"""From what is asked of an approximation, a quality or a speedup, to its parameters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from kqo.approximate.asking import check_grid
+from kqo.approximate.grid import CoarseGrid, check_estimated
+from kqo.errors import ArgumentError
+from kqo.ir.plan import Plan
+from kqo.ir.text import format_plan
+from kqo.options import Options
+from kqo.profile import Expected, Profile, Setting
+from kqo.runtime.planfile import checksum
+from kqo.workloads import Occlusion, Placed, Regions
+
+
+def fingerprint(plan: Plan) -> str:
+    """A digest of a normalized plan and its weights, by which profiles know their model."""
+    return checksum(format_plan(plan), "", plan.constants)
+
+
+def settle(
+    options: Options, plan: Plan, workload: Occlusion | Regions, placed: Placed
+) -> tuple[Options, Expected | None]:
+    """Options with the parameters that reach what was asked, and what they are expected to reach.
+
+    Args:
+        options: as the user gave them.
+        plan: the model's, normalized.
+        workload: what is asked of it.
+        placed: its positions.
+
+    Returns:
+        options that name parameters only; what the profile lets expect, where there is one.
+
+    Raises:
+        ArgumentError: a quality or a speedup that cannot be reached, or that contradicts other
+            options; drill-down of positions that do not fill a grid.
+        ProfileError: a profile of another model or workload.
+    """
+    if options.profile is None and options.quality is None and options.speedup is None:
+        _check(options, placed)
+        return options, None
+    if options.quality is not None and options.speedup is not None:
+        raise ArgumentError("quality", "both quality and speedup", "one of them")
+    if options.profile is None:
+        settled = _by_queries(options, placed)
+        _check(settled, placed)
+        return settled, None
+    if options.quality is None and options.speedup is None:
+        raise ArgumentError("profile", "neither quality nor speedup with it", "one of them")
+    if _setting(options) != Setting():
+        accepted = "no tau, step, share and until, which the profile chooses"
+        raise ArgumentError("profile", f"a profile and {_setting(options)}", accepted)
+    profile = options.profile
+    assert isinstance(profile, Profile)
+    profile.check(fingerprint(plan), workload.to_dict())
+    if options.quality is not None:
+        point = profile.for_quality(options.quality)
+    else:
+        assert options.speedup is not None
+        point = profile.for_speedup(options.speedup)
+    settled = with_setting(options, point.setting)
+    _check(settled, placed)
+    return settled, profile.expected(point)
+
+
+def with_setting(options: Options, setting: Setting) -> Options:
+    """The options with the parameters of a setting in place of what was asked."""
+    approximations = {k: v for k, v in options.approximations.items() if k != "tau"}
+    if setting.tau != 1:
+        approximations["tau"] = setting.tau
+    return replace(
+        options,
+        approximations=approximations,
+        step=setting.step,
+        share=setting.share,
+        until=setting.until,
+        profile=None,
+        quality=None,
+        speedup=None,
+    )
+
+
+def _setting(options: Options) -> Setting:
+    return Setting(options.tau, options.step, options.share, options.until)
+
+
+def _check(options: Options, placed: Placed) -> None:
+    if options.drills:
+        grid = check_grid(placed)
+        if options.target == "cuda":
+            raise ArgumentError("target", "'cuda' with a coarse grid", "'numpy' with step above 1")
+        if options.until is not None:
+            check_estimated(grid)
+
+
+def _by_queries(options: Options, placed: Placed) -> Options:
+    """The smallest step that asks so few queries, from the share: Krypton's section 4.2.
+
+    Asking 1/S^2 of the queries and the share r of the others is a speedup of
+    S^2 / (1 + r * (S^2 - 1)), if a query costs the same everywhere and the views nothing.
+    """
+    if options.quality is not None:
+        raise ArgumentError(
+            "quality",
+            f"{options.quality:g} without a profile",
+            "a quality with the profile that says which parameters reach it",
+            hint="kqo tune MODEL IMAGES... --out FILE makes one; until= needs none",
+        )
+    assert options.speedup is not None
+    if options.step > 1 or options.until is not None:
+        accepted = "no step and until, which follow from the speedup"
+        raise ArgumentError("speedup", "a speedup with step or until", accepted)
+    if options.speedup <= 1:
+        return replace(options, speedup=None, share=1.0)
+    if options.share == 1:
+        raise ArgumentError(
+            "speedup",
+            f"{options.speedup:g} without a profile and a share",
+            "a share below 1, such as 0.1, from which the step follows, or a profile",
+        )
+    grid = check_grid(placed)
+    count = math.prod(grid)
+    best = 0.0
+    for step in range(2, max(grid)):
+        coarse = len(CoarseGrid(grid, step).cells)
+        asked = coarse + math.ceil(options.share * (count - coarse))
+        best = max(best, count / asked)
+        if count / asked >= options.speedup:
+            return replace(options, step=step, speedup=None)
+    raise ArgumentError(
+        "speedup",
+        f"{options.speedup:g} with share {options.share:g}",
+        f"at most {best:.1f}, or a smaller share",
+    )
