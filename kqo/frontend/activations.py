@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ from kqo.frontend.context import Context
 from kqo.frontend.registry import lowers
 from kqo.frontend.slices import narrow
 from kqo.frontend.values import Constant, Number, Operand, Value
-from kqo.ir.scalar import RELU, Expr, Num, V, call
+from kqo.ir.scalar import RELU, Expr, Num, V, call, format_expr
 
 
 def clamp(v: Expr, low: Number | None, high: Number | None) -> Expr:
@@ -111,13 +112,18 @@ _ACTIVATIONS: dict[str, Callable[..., Expr]] = {
     "hardshrink": _hardshrink,
     "softshrink": _softshrink,
     "threshold": _threshold,
-    "softsign": lambda: call("div", V, call("add", call("abs", V), 1.0)),
-    "tanhshrink": lambda: call("sub", V, call("tanh", V)),
 }
 
 
 def _register(name: str, make: Callable[..., Expr]) -> None:
-    @lowers(f"aten.{name}.default")
+    shown = format_expr(make(0.0, 1.0) if name == "threshold" else make())
+    said = f"``{shown}``"
+    if name == "threshold":
+        said += ", for threshold 0 and value 1"
+    elif inspect.signature(make).parameters:
+        said += ", for the default arguments"
+
+    @lowers(f"aten.{name}.default", does=f"{said}.")
     def run(at: Context, x: Value, *args: Number, **kwargs: Number) -> Value:
         return apply(x, make(*args, **kwargs))
 

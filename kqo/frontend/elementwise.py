@@ -10,7 +10,7 @@ from kqo.frontend.algebra import apply, combine
 from kqo.frontend.context import Context
 from kqo.frontend.registry import lowers
 from kqo.frontend.values import Number, Operand, Value
-from kqo.ir.scalar import Expr, Num, V, call
+from kqo.ir.scalar import Expr, Num, V, call, format_expr
 
 _UNARY = (
     "abs", "neg", "sign", "floor", "ceil", "round", "exp", "log", "log1p", "sqrt", "rsqrt", "erf",
@@ -26,7 +26,7 @@ _EXPRESSIONS: dict[str, Expr] = {
 
 
 def _register_unary(name: str, fn: Expr) -> None:
-    @lowers(f"aten.{name}.default")
+    @lowers(f"aten.{name}.default", does=f"``{format_expr(fn)}``.")
     def run(at: Context, x: Value) -> Value:
         return apply(x, fn)
 
@@ -184,6 +184,7 @@ def clamp_max(at: Context, x: Value, max: Number) -> Value:
 def _register_comparison(name: str) -> None:
     @lowers(f"aten.{name}.Scalar", f"aten.{name}.Tensor", kind="compare")
     def run(at: Context, a: Operand, b: Operand | Number) -> Value:
+        """A comparison: 1 where it holds, else 0."""
         if name in ("lt", "le"):
             return binary(at, {"lt": "gt", "le": "ge"}[name], b, a)
         if name == "ne":

@@ -108,7 +108,9 @@ def _bordered(at: Context, x: Value, d: int, mode: str, before: int, after: int)
 
 
 def _register(mode: str, name: str, rank: int) -> None:
-    @lowers(f"aten.{name}_pad{rank}d.default", kind="pad")
+    said = {"reflect": "by reflection", "replicate": "by the border's elements"}[mode]
+
+    @lowers(f"aten.{name}_pad{rank}d.default", kind="pad", does=f"Pad {said}.")
     def run(at: Context, x: Value, padding: Sequence[int]) -> Value:
         return pad(at, x, padding, mode)
 

@@ -81,6 +81,7 @@ def _register_max(rank: int) -> None:
         dilation: Ints = 1,
         ceil_mode: bool = False,
     ) -> Value:
+        """Join with the taps of the window, and take the maximum."""
         value = _positioned(x, rank)
         windows = _windows(value, rank, kernel_size, stride, padding, dilation, ceil_mode)
         joined, taps = _join_taps(value, windows)
@@ -96,6 +97,7 @@ def _register_max(rank: int) -> None:
         dilation: Ints = 1,
         ceil_mode: bool = False,
     ) -> tuple[Value, None]:
+        """Join with the taps of the window, and take the maximum; where it is cannot be said."""
         return run(at, x, kernel_size, stride, padding, dilation, ceil_mode), None
 
 
@@ -111,6 +113,8 @@ def _register_average(rank: int) -> None:
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Value:
+        """Join with the taps of the window, sum, and divide by the window's elements or by those
+        within the input."""
         value = _positioned(x, rank)
         windows = _windows(value, rank, kernel_size, stride, padding, 1, ceil_mode)
         joined, taps = _join_taps(value, windows)
@@ -187,15 +191,17 @@ def _adaptive(
 
 
 def _register_adaptive(rank: int) -> None:
-    @lowers(
-        f"aten.adaptive_avg_pool{rank}d.default", f"aten._adaptive_avg_pool{rank}d.default",
-        kind="avg_pool",
-    )  # fmt: skip
+    inner = (f"aten._adaptive_avg_pool{rank}d.default",) if rank > 1 else ()
+
+    @lowers(f"aten.adaptive_avg_pool{rank}d.default", *inner, kind="avg_pool")
     def run_average(at: Context, x: Value, output_size: Sequence[int | None]) -> Value:
+        """Join with a range of keys for each output, and take the mean."""
         return _adaptive(at, x, output_size, rank, "mean")
 
     @lowers(f"aten.adaptive_max_pool{rank}d.default", kind="max_pool")
     def run_max(at: Context, x: Value, output_size: Sequence[int | None]) -> tuple[Value, None]:
+        """Join with a range of keys for each output, and take the maximum; where it is cannot be
+        said."""
         return _adaptive(at, x, output_size, rank, "max"), None
 
 

@@ -25,7 +25,7 @@ def _dims(at: Context, x: Value, dim: Dims) -> tuple[int, ...]:
 
 
 def _register(operators: tuple[str, ...], agg: str) -> None:
-    @lowers(*operators, kind=agg)
+    @lowers(*operators, kind=agg, does=f"``Group`` with the aggregate {agg} over dimensions.")
     def run(at: Context, x: Value, dim: Dims = None, keepdim: bool = False, **_: Any) -> Value:
         return reduce(at, x, _dims(at, x, dim), keepdim, agg)
 

@@ -73,6 +73,7 @@ def _register_nearest(name: str, rank: int, exact: bool) -> None:
 
     @lowers(f"aten.{name}{rank}d.vec", f"aten.{name}{rank}d.default", kind="upsample")
     def run(at: Context, x: Value, size: Sequence[int] | None, *args: Any, **kwargs: Any) -> Value:
+        """A gather along each axis, at the places that PyTorch reads."""
         return _nearest(at, x, rank, _given(rank, args, kwargs), probe)
 
 
@@ -86,6 +87,8 @@ def _register_linear(name: str, rank: int) -> None:
         *args: Any,
         **kwargs: Any,
     ) -> Value:
+        """A sum of products along each axis, with the weights that PyTorch gives neighbours."""
+
         def probe(unit: Tensor, out: int, scale: float | None) -> Tensor:
             made: Tensor
             if name == "upsample_bicubic2d":
