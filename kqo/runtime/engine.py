@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,22 +25,20 @@ from kqo.planner.physical import PhysicalPlan, Step, Table
 from kqo.runtime import blas
 from kqo.runtime.bind import Binder, Bound
 from kqo.runtime.finite import are_finite
-from kqo.runtime.footprint import number_bytes, scratch_bytes
+from kqo.runtime.footprint import Footprint
 from kqo.runtime.opaque import Functions, OpaqueRows, assemble
 from kqo.runtime.patch import PatchRows
 from kqo.runtime.plain import layout, plain
 from kqo.runtime.rows import PADDING_ROWS, Ints, Region, everything
 from kqo.runtime.schedule import Queue, batches_of
-from kqo.runtime.slots import Arena, pack, unpinned
+from kqo.runtime.slots import Arena, unpinned
+from kqo.runtime.tail import tail_of
 from kqo.runtime.templates import Templates
 from kqo.runtime.timing import Timings
 from kqo.runtime.workspace import Workspace
 
 Values = NDArray[Any]
 Progress = Callable[[int, int], None]
-BATCHES = (96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
-LEAST_MEMORY, MOST_MEMORY = 144 << 20, 256 << 20
-"""Beside the views, where no memory is given: more for larger layers, as dense engines have it."""
 NO_QUERIES = np.empty(0, dtype=np.int64)
 
 
@@ -57,9 +55,11 @@ def with_untouched(changed: Mapping[str, Boxes]) -> dict[str, Boxes]:
 
 @dataclass
 class _Held:
-    """What a worker keeps from its last batch: regions by table, and steps bound to them."""
+    """What a worker keeps from its last batch: regions by table, where their rows begin, and steps
+    bound to them."""
 
     regions: dict[int, Region] = field(default_factory=dict)
+    slots: dict[int, int] = field(default_factory=dict)
     bounds: dict[int, Bound] = field(default_factory=dict)
 
 
@@ -99,9 +99,16 @@ class Engine:
         self._timings: Timings | None = None
         self._holder: object = None  # whose input the views are of, where some session asked
         self._bind_regions()
-        self.spans = unpinned(plan, self.boxes)
-        self.batch = min(batch or self._choose_batch(memory or self._usual_memory()), self.queries)
+        self._tail = tail_of(plan, self.boxes)
+        kept = self._tail.kept if self._tail is not None else ()
+        spans = {t: s for t, s in unpinned(plan, self.boxes).items() if t not in kept}
+        self._footprint = Footprint(
+            plan, self.boxes, spans, self._tail, self.workers, self.queries, self._batches
+        )
+        memory = memory or self._footprint.usual
+        self.batch = min(batch or self._footprint.batch(memory), self.queries)
         self.batches = self._batches(self.batch)
+        self.group = self._footprint.group(self.batch, memory)
         self._allocated = False
 
     def _batches(self, size: int) -> list[Ints]:
@@ -144,65 +151,15 @@ class Engine:
                         break
             self.boxes[table.id] = rows[key]
 
-    def _capacities(self, batches: list[Ints]) -> dict[int, int]:
-        """By table the most delta rows of a batch."""
-        order = np.concatenate(batches)
-        begins = np.cumsum([0, *map(len, batches[:-1])])
-        found: dict[int, int] = {}
-        known: dict[int, int] = {}
-        for table, boxes in self.boxes.items():
-            if id(boxes) not in known:
-                volume = boxes.volume()[order]
-                known[id(boxes)] = int(np.add.reduceat(volume, begins).max())
-            found[table] = known[id(boxes)]
-        return found
-
-    def _arena(self, capacities: Mapping[int, int]) -> Arena:
-        """Memory of one worker for the tables whose delta rows are only read in place."""
-        tables = self.plan.tables
-        return pack(self.spans, {t: capacities[t] * tables[t].columns for t in self.spans})
-
-    def _usual_memory(self) -> int:
-        return self._view_bytes() + min(LEAST_MEMORY + 2 * self._view_bytes(), MOST_MEMORY)
-
-    def _view_bytes(self) -> int:
-        views = sum(t.rows * t.columns for t in self.plan.tables if t.view)
-        return views * np.dtype(self.plan.dtype).itemsize
-
-    def _choose_batch(self, memory: int) -> int:
-        itemsize = np.dtype(self.plan.dtype).itemsize
-        scratch = self.workers * max(scratch_bytes(s, itemsize) for s in self.plan.steps)
-        held = self._view_bytes() + scratch
-        for size in BATCHES:
-            if size > max(1, -(-self.queries // self.workers)):
-                continue
-            capacities = self._capacities(self._batches(size))
-            pinned = sum(
-                capacities[t] * self.plan.tables[t].columns
-                for t in self.boxes
-                if t not in self.spans
-            )
-            rows = (self._arena(capacities).size + pinned) * itemsize
-            numbers = sum(
-                number_bytes(s, capacities[s.table], s.sources[0] in self.spans)
-                for s in self.plan.steps
-                if s.delta
-            )
-            if held + (rows + numbers) * self.workers <= memory:
-                count = -(-self.queries // size)
-                count = -(-count // self.workers) * self.workers
-                return max(1, -(-self.queries // count))
-        return 1
-
     def _allocate(self) -> None:
         self._load()
         dtype = np.dtype(self.plan.dtype)
         self.buffers: list[Values] = []
         self.slots: list[dict[int, int]] = [{} for _ in range(self.workers)]
-        capacities = self._capacities(self.batches)
+        capacities = self._footprint.capacities(self.batches, self.group)
         for table in self.plan.tables:
             rows = PADDING_ROWS + (table.rows if table.view else 0)
-            if table.id in self.boxes and table.id not in self.spans:
+            if table.id in self.boxes and table.id not in self._footprint.spans:
                 for worker in range(self.workers):
                     self.slots[worker][table.id] = rows
                     rows += capacities[table.id]
@@ -212,10 +169,10 @@ class Engine:
             if table.view and table.name in self.plan.constants:
                 self._fill(table, self.plan.constants[table.name])
         self.workspaces = [Workspace(dtype) for _ in range(self.workers)]
-        arena = self._arena(capacities)
+        arena = self._footprint.arena(capacities)
         self.arenas = [np.empty(arena.size, dtype=dtype) for _ in range(self.workers)]
         self.rows = [self._rows_of(w, arena, capacities) for w in range(self.workers)]
-        self._held = [_Held() for _ in range(self.workers)]
+        self._held = [(_Held(), _Held()) for _ in range(self.workers)]
         self._views: dict[int, Bound] = {}
         self._templates = Templates()
         self._allocated = True
@@ -315,11 +272,12 @@ class Engine:
             self._views[number] = self._bound(step, number, binder, out, NO_QUERIES, {})
         return self._views[number]
 
-    def _regions(self, batch: Ints, held: _Held) -> dict[int, Region]:
+    def _regions(self, batch: Ints, held: _Held, tables: Collection[int]) -> dict[int, Region]:
         """The rows of each table; the same object as before where they are those of before."""
         found: dict[int, Region] = {}
         shared: dict[tuple[int, Axes], Region] = {}
-        for table, boxes in self.boxes.items():
+        for table in tables:
+            boxes = self.boxes[table]
             # Equal boxes may be all of one relation and part of a larger one.
             key = (id(boxes), self.plan.tables[table].positions)
             if key not in shared:
@@ -329,27 +287,78 @@ class Engine:
             found[table] = shared[key]
         return found
 
-    def _stays(self, step: Step, regions: dict[int, Region], held: _Held) -> bool:
-        """Whether a step's row numbers are those of the worker's last batch."""
-        if step.form in ("patch", "opaque"):
-            return False
-        tables = (step.table, *(t for t in step.sources if t is not None))
-        return all(regions.get(t) is held.regions.get(t) for t in tables)
+    def _run_group(
+        self,
+        batches: list[Ints],
+        worker: int,
+        results: dict[str, Values],
+        done: Callable[[int], bool],
+    ) -> None:
+        """Run batches one by one, and what is behind the last window for all of them at once."""
+        slots = dict(self.slots[worker])
+        before, behind = self._held[worker]
+        tail = self._tail
+        head = self.boxes.keys() - tail.own if tail is not None else self.boxes.keys()
+        end = tail.first if tail is not None else len(self.plan.steps)
+        for batch in batches:
+            binder = self._run_steps(range(end), batch, worker, head, before, slots)
+            if tail is None:
+                self._store(binder, batch, results)
+            for table in tail.kept if tail is not None else ():
+                slots[table] += binder.regions[table].count
+            if done(len(batch)):
+                return
+        if tail is not None:
+            steps, every = range(end, len(self.plan.steps)), np.concatenate(batches)
+            slots = self.slots[worker]
+            binder = self._run_steps(steps, every, worker, tail.tables, behind, slots)
+            self._store(binder, every, results)
 
-    def _run_batch(self, batch: Ints, worker: int, results: dict[str, Values]) -> None:
-        held = self._held[worker]
-        regions = self._regions(batch, held)
-        buffers, slots = self.rows[worker], self.slots[worker]
-        binder = Binder(self.plan.tables, buffers, regions, slots, self._templates)
+    def _store(self, binder: Binder, batch: Ints, results: dict[str, Values]) -> None:
+        for name, table, axes in self.plan.roots:
+            results[name][batch] = assemble(binder, table, axes, len(batch), delta=True)
+
+    def _run_steps(
+        self,
+        numbers: range,
+        batch: Ints,
+        worker: int,
+        tables: Collection[int],
+        held: _Held,
+        slots: dict[int, int],
+    ) -> Binder:
+        """Run some steps for a batch, and return what binds them.
+
+        Args:
+            numbers: of the steps.
+            batch: its queries.
+            worker: that runs it.
+            tables: those with delta rows that the steps read and write.
+            held: what is kept from the last batch.
+            slots: where delta rows begin, by table.
+        """
+        regions = self._regions(batch, held, tables)
+        binder = Binder(self.plan.tables, self.rows[worker], regions, slots, self._templates)
         workspace = self.workspaces[worker]
         made: dict[Any, Any] = {}
         bounds: dict[int, Bound] = {}
         timings = self._timings
         began = at = time.thread_time()
-        for number, step in enumerate(self.plan.steps):
+
+        def stays(step: Step) -> bool:
+            if step.form in ("patch", "opaque"):
+                return False
+            read = (step.table, *(t for t in step.sources if t is not None))
+            return all(
+                regions.get(t) is held.regions.get(t) and slots.get(t) == held.slots.get(t)
+                for t in read
+            )
+
+        for number in numbers:
+            step = self.plan.steps[number]
             if step.delta:
                 last = held.bounds.pop(number, None)
-                if last is not None and self._stays(step, regions, held):
+                if last is not None and stays(step):
                     bound = last
                 else:
                     bound = self._bound(step, number, binder, regions[step.table], batch, made)
@@ -366,9 +375,8 @@ class Engine:
                 ended = time.thread_time()
                 timings.note(worker, number, began, at, ended)
                 began = ended
-        held.regions, held.bounds = regions, bounds
-        for name, table, axes in self.plan.roots:
-            results[name][batch] = assemble(binder, table, axes, len(batch), delta=True)
+        held.regions, held.slots, held.bounds = regions, dict(slots), bounds
+        return binder
 
     def run(
         self,
@@ -437,12 +445,12 @@ class Engine:
     def _fitting(self, queries: Ints) -> list[Ints]:
         """Batches of any queries whose rows fit in the memory that is there."""
         share = max(1, min(self.batch, -(-len(queries) // self.workers)))
-        room = self._capacities(self.batches)
+        room = self._footprint.capacities(self.batches)
         left = [queries[at : at + share] for at in range(0, len(queries), share)]
         found: list[Ints] = []
         while left:
             part = left.pop()
-            need = self._capacities([part])
+            need = self._footprint.capacities([part])
             if all(need[t] <= room[t] for t in need):
                 found.append(part)
             else:  # one query always fits: it is in one of the usual batches
@@ -458,23 +466,25 @@ class Engine:
     ) -> None:
         stop = threading.Event()
         count = threading.Lock()
-        done = 0
+        so_far = 0
+        queue = Queue(len(batches), self.workers, self.group)
 
-        queue = Queue(len(batches), self.workers)
+        def done(queries: int) -> bool:
+            nonlocal so_far
+            with count:
+                so_far += queries
+                if progress is not None:
+                    progress(min(so_far, self.queries - 1), self.queries - 1)
+            return stop.is_set()
 
         def work(worker: int) -> None:
-            nonlocal done
             with np.errstate(all="ignore"):
                 while numbers := queue.take():
-                    for number in numbers:
+                    for at in range(0, len(numbers), self.group):
+                        group = [batches[n] for n in numbers[at : at + self.group]]
+                        self._run_group(group, worker, results, done)
                         if stop.is_set():
                             return
-                        batch = batches[number]
-                        self._run_batch(batch, worker, results)
-                        with count:
-                            done += len(batch)
-                            if progress is not None:
-                                progress(min(done, self.queries - 1), self.queries - 1)
 
         futures = [pool.submit(work, w) for w in range(self.workers)]
         try:

@@ -1,21 +1,38 @@
-"""Working memory that a step needs beside its rows: scratch of a block, and row numbers."""
+"""Memory of a run: views, delta rows, scratch and row numbers; batches that fit."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+import numpy as np
+
+from kqo.ir.boxes import Boxes
 from kqo.ir.nodes import GROUPED, Physical
 from kqo.ir.schema import size
 from kqo.ir.window import group_products, roles, tiling
 from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS, FEWEST_TILES
-from kqo.planner.physical import Step
+from kqo.planner.physical import PhysicalPlan, Step
+from kqo.runtime.rows import Ints
+from kqo.runtime.slots import Arena, pack
+from kqo.runtime.tail import QUERIES, Tail
 
+BATCHES = (96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+LEAST_MEMORY, MOST_MEMORY = 144 << 20, 256 << 20
+"""Beside the views, where no memory is given: more for larger layers, as dense engines have it."""
 NUMBER = 8
 """Bytes of a row number."""
 
 
-def scratch_bytes(step: Step, itemsize: int) -> int:
-    """Bytes of scratch for one block of a step, an upper estimate."""
+def scratch_bytes(step: Step, itemsize: int, rows: int | None = None) -> int:
+    """Bytes of scratch for one block of a step, an upper estimate.
+
+    Args:
+        step: of the plan.
+        itemsize: bytes of a number.
+        rows: that the step computes at most, where that is known.
+    """
     node = step.node
     if not isinstance(node, Physical) or step.form not in ("gather_gemm", GROUPED, "winograd"):
         return BLOCK_BYTES
@@ -24,7 +41,8 @@ def scratch_bytes(step: Step, itemsize: int) -> int:
     if step.form == GROUPED:
         deep //= group_products(window, node.weight)
     if step.form in ("gather_gemm", GROUPED):
-        return max(FEWEST_ROWS * window.tap_count * deep * itemsize, BLOCK_BYTES)
+        fewest = FEWEST_ROWS if rows is None else min(FEWEST_ROWS, rows)
+        return max(fewest * window.tap_count * deep * itemsize, BLOCK_BYTES)
     sizes = tiling(window, node.tile)
     points = math.prod(m + r - 1 for m, r in sizes)
     outputs = math.prod(m for m, _ in sizes)
@@ -44,3 +62,95 @@ def number_bytes(step: Step, rows: int, in_place: bool) -> int:
         return NUMBER * (rows + 2 * rows * points // outputs)
     taps = roles(node).tap_count if node.agg else 1
     return NUMBER * rows * taps
+
+
+@dataclass(frozen=True, eq=False)
+class Footprint:
+    """What a plan bound to positions needs.
+
+    Attributes:
+        plan: the physical plan.
+        boxes: regions of the tables with delta rows.
+        spans: steps at which the tables are alive whose delta rows share memory.
+        tail: the steps that several batches are run through at once, if there are any.
+        workers: threads.
+        queries: of the workload.
+        cut: the batches of a size.
+    """
+
+    plan: PhysicalPlan
+    boxes: Mapping[int, Boxes]
+    spans: Mapping[int, tuple[int, int]]
+    tail: Tail | None
+    workers: int
+    queries: int
+    cut: Callable[[int], list[Ints]]
+
+    @property
+    def view_bytes(self) -> int:
+        """Bytes of all views."""
+        views = sum(t.rows * t.columns for t in self.plan.tables if t.view)
+        return views * np.dtype(self.plan.dtype).itemsize
+
+    @property
+    def usual(self) -> int:
+        """Bytes that a run takes where no memory is given."""
+        return self.view_bytes + min(LEAST_MEMORY + 2 * self.view_bytes, MOST_MEMORY)
+
+    def capacities(self, batches: list[Ints], group: int = 1) -> dict[int, int]:
+        """By table the most delta rows that it holds at a time.
+
+        Args:
+            batches: queries of each.
+            group: batches that are run through the tail at once.
+        """
+        order = np.concatenate(batches)
+        begins = np.cumsum([0, *map(len, batches[:-1])])
+        found: dict[int, int] = {}
+        known: dict[int, int] = {}
+        several = self.tail.tables if self.tail is not None else ()
+        for table, boxes in self.boxes.items():
+            if id(boxes) not in known:
+                volume = boxes.volume()[order]
+                known[id(boxes)] = int(np.add.reduceat(volume, begins).max())
+            found[table] = known[id(boxes)] * (group if table in several else 1)
+        return found
+
+    def arena(self, capacities: Mapping[int, int]) -> Arena:
+        """Memory of one worker for the tables whose delta rows are only read in place."""
+        tables = self.plan.tables
+        return pack(self.spans, {t: capacities[t] * tables[t].columns for t in self.spans})
+
+    def needed(self, size: int, group: int) -> int:
+        """Bytes of a run in batches of this size."""
+        itemsize = np.dtype(self.plan.dtype).itemsize
+        tables = self.plan.tables
+        capacities = self.capacities(self.cut(size), group)
+        apart = sum(capacities[t] * tables[t].columns for t in self.boxes if t not in self.spans)
+        numbers = sum(
+            number_bytes(s, capacities[s.table], s.sources[0] in self.spans)
+            for s in self.plan.steps
+            if s.delta
+        )
+        scratch = max(
+            scratch_bytes(s, itemsize, capacities.get(s.table) if s.delta else None)
+            for s in self.plan.steps
+        )
+        rows = (self.arena(capacities).size + apart) * itemsize
+        return self.view_bytes + (rows + numbers + scratch) * self.workers
+
+    def batch(self, memory: int) -> int:
+        """Queries of a batch for which the memory suffices."""
+        for queries in BATCHES:
+            if queries > max(1, -(-self.queries // self.workers)):
+                continue
+            if self.needed(queries, 1) <= memory:
+                count = -(-self.queries // queries)
+                count = -(-count // self.workers) * self.workers
+                return max(1, -(-self.queries // count))
+        return 1
+
+    def group(self, size: int, memory: int) -> int:
+        """Batches of this size that are run through the tail at once."""
+        most = 1 if self.tail is None else max(1, min(QUERIES, self.queries) // size)
+        return max((n for n in range(1, most + 1) if self.needed(size, n) <= memory), default=1)

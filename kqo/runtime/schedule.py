@@ -83,12 +83,19 @@ def _block(wide: int, tall: int, size: int) -> tuple[int, int]:
 
 
 class Queue:
-    """Batches still to be run: each worker takes runs of them, which get shorter at the end."""
+    """Batches still to be run: each worker takes runs of them, which get shorter at the end.
 
-    def __init__(self, count: int, workers: int) -> None:
+    Args:
+        count: batches.
+        workers: that take them.
+        group: batches that a worker runs together, where it has so many.
+    """
+
+    def __init__(self, count: int, workers: int, group: int = 1) -> None:
         self._next = 0
         self._count = count
         self._workers = workers
+        self._group = group
         self._lock = threading.Lock()
 
     def take(self) -> range:
@@ -96,6 +103,7 @@ class Queue:
         with self._lock:
             left = self._count - self._next
             many = max(1, min(RUN, left // (2 * self._workers)))
+            many -= many % self._group if many > self._group else 0
             begin = self._next
             self._next = min(self._count, begin + many)
             return range(begin, self._next)
