@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Recorded(Choices):
 def shrink(
     made: Sequence[int],
     measure: Callable[[Sequence[int]], tuple[int, ...] | None],
-    budget: int = 600,
+    budget: int = 1000,
 ) -> tuple[int, ...]:
     """Choices that are as simple as a search finds them, of which the measure still speaks.
 
@@ -69,39 +69,65 @@ def shrink(
             equal ones the shorter list counts as smaller, then the one with smaller numbers.
         budget: the most calls of ``measure``.
     """
-
-    def order(choices: Sequence[int], size: tuple[int, ...]) -> tuple[object, ...]:
-        return (*size, len(choices), sum(choices), tuple(choices))
-
-    best = tuple(made)
-    first = measure(best)
-    assert first is not None
-    least = order(best, first)
-    calls = 0
-    improved = True
-    while improved and calls < budget:
-        improved = False
-        for candidate in _simpler(best):
-            if calls >= budget:
-                break
-            calls += 1
-            size = measure(candidate)
-            if size is not None and order(candidate, size) < least:
-                best, least, improved = candidate, order(candidate, size), True
-                break
-    return best
+    return _Search(tuple(made), measure, budget).run()
 
 
-def _simpler(made: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Lists with choices left out, with choices made the simplest, with smaller choices."""
-    for length in _CHUNKS:
-        for at in range(len(made) - length, -1, -1):
-            yield made[:at] + made[at + length :]
-    for length in _CHUNKS:
-        for at in range(0, len(made) - length + 1):
-            if any(made[at : at + length]):
-                yield made[:at] + (0,) * length + made[at + length :]
-    for at, number in enumerate(made):
-        for smaller in dict.fromkeys((number // 2, number - 1)):
-            if 0 < smaller < number:
-                yield (*made[:at], smaller, *made[at + 1 :])
+class _Search:
+    """A search that goes on from every smaller list it finds, until a whole round finds none."""
+
+    def __init__(
+        self,
+        made: tuple[int, ...],
+        measure: Callable[[Sequence[int]], tuple[int, ...] | None],
+        budget: int,
+    ) -> None:
+        self._measure, self._left = measure, budget
+        self.best = made
+        first = measure(made)
+        assert first is not None
+        self._least = self._order(made, first)
+
+    @staticmethod
+    def _order(made: tuple[int, ...], size: tuple[int, ...]) -> tuple[object, ...]:
+        return (*size, len(made), sum(made), made)
+
+    def run(self) -> tuple[int, ...]:
+        improved = True
+        while improved and self._left > 0:
+            improved = False
+            for simpler in (_shorter, _simplest, _halved, _less):
+                for length in _CHUNKS if simpler in (_shorter, _simplest) else (1,):
+                    at = len(self.best) - length
+                    while at >= 0:
+                        if self._try(simpler(self.best, at, length)):
+                            improved = True
+                            at = min(at, len(self.best) - length)
+                        else:
+                            at -= 1
+        return self.best
+
+    def _try(self, made: tuple[int, ...]) -> bool:
+        if made == self.best or self._left <= 0:
+            return False
+        self._left -= 1
+        size = self._measure(made)
+        if size is None or self._order(made, size) >= self._least:
+            return False
+        self.best, self._least = made, self._order(made, size)
+        return True
+
+
+def _shorter(made: tuple[int, ...], at: int, length: int) -> tuple[int, ...]:
+    return made[:at] + made[at + length :]
+
+
+def _simplest(made: tuple[int, ...], at: int, length: int) -> tuple[int, ...]:
+    return made[:at] + (0,) * length + made[at + length :]
+
+
+def _halved(made: tuple[int, ...], at: int, length: int) -> tuple[int, ...]:
+    return (*made[:at], made[at] // 2, *made[at + length :])
+
+
+def _less(made: tuple[int, ...], at: int, length: int) -> tuple[int, ...]:
+    return (*made[:at], max(0, made[at] - 1), *made[at + length :])

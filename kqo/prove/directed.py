@@ -40,7 +40,6 @@ from kqo.ir.schema import (
     is_position,
     is_tap,
     names,
-    shape,
     size,
     without_query,
 )
@@ -81,11 +80,11 @@ class Directed(Builder):
         self._constant = constant
         self._bound: dict[str, Node] = {}
 
-    def values(self, axes: Axes) -> NDArray[np.float64]:
+    def draw_values(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
         """Small multiples of 1/2; powers of 2 to divide by, whose inverses are exact in floats."""
-        if self._divisor and self.seed:
-            return self.rng.choice([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0], shape(axes))
-        return super().values(axes)
+        if self._divisor:
+            return rng.choice([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0], count)
+        return super().draw_values(rng, count)
 
     def node(self, pattern: ast.Pattern | None, like: Axes | None = None) -> Node:
         """A node for a pattern; ``like`` are axes that a variable had better join with.

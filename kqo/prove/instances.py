@@ -117,8 +117,6 @@ def _pair(
     unfolded = None
     if folded:
         whole = _unfold(after, folded)
-        if whole is before:  # what constants are folded from is the very node: compare values
-            whole = after
         unfolded = bare.with_roots((("before", before), ("after", whole)), constants)
     return Pair(made, unfolded, instance)
 

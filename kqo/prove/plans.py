@@ -34,6 +34,10 @@ from kqo.ir.schema import Axes, Axis, axes_of, extent_of, names, shape, size
 from kqo.prove.choices import Choices
 
 MOST_KEYS = 4000
+MOST_EXTENT = {1: 7, 2: 5, 3: 3}
+"""Of a position axis, by the number of those."""
+_TABLE = 9973
+_STEPS = (1, 13, 173, 2203, 4001)
 EXACT_MAPS = (
     call("max", V, 0.0),
     call("add", call("mul", V, -0.5), 3.0),
@@ -96,12 +100,13 @@ class Builder:
         self.deltas = deltas
         self.maps = maps
         rank = choices.one_of(ranks)
-        most = {1: 7, 2: 5, 3: 3}[rank]
-        extents = [choices.integer(1, 3), *(choices.integer(2, most) for _ in range(rank))]
+        most = MOST_EXTENT[rank]
+        # As many choices for every rank: a smaller rank then leaves the others what they are.
+        drawn = [choices.integer(2, max(MOST_EXTENT.values())) for _ in MOST_EXTENT]
+        extents = [choices.integer(1, 3), *(min(most, extent) for extent in drawn[:rank])]
         self.where = "zyx"[3 - rank :]
         axes = axes_of(**dict(zip(("c", *self.where), extents, strict=True)))
         self.seed = choices.integer(0, 999)
-        self.rng = np.random.default_rng(self.seed)
         self.constants: dict[str, NDArray[np.float64]] = {}
         self.image = Scan("image", axes)
         patch = choices.one_of([(), axes[:1], axes])
@@ -109,10 +114,23 @@ class Builder:
         self.entries = [Entry(over, self.image, Changed("image"))]
 
     def values(self, axes: Axes) -> NDArray[np.float64]:
-        """Small multiples of 1/2: sums of products of few are exact in floats. Ones for seed 0."""
+        """Small multiples of 1/2: sums of products of few are exact in floats. Ones for seed 0.
+
+        The value of a key does not depend on the extents, so that a smaller relation has the values
+        of the larger one.
+        """
         if self.seed == 0:
             return np.ones(shape(axes))
-        return self.rng.integers(-4, 5, shape(axes)) / 2
+        rng = np.random.default_rng([self.seed, len(self.constants)])
+        drawn = self.draw_values(rng, _TABLE)
+        place = np.zeros(shape(axes), dtype=np.int64)
+        for number, keys in enumerate(np.indices(shape(axes))):
+            place += keys * _STEPS[number % len(_STEPS)]
+        return drawn[place % _TABLE]
+
+    def draw_values(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+        """Values of no relation yet."""
+        return rng.integers(-4, 5, count) / 2
 
     def const(self, name: str, axes: Axes) -> Const:
         """A constant of small multiples of 1/2."""

@@ -24,6 +24,8 @@ from kqo.prove.plans import Instance, random_case
 from kqo.prove.run import RUN, run_emitted
 
 EXAMPLES = 100
+MORE = 60
+"""Plans that are tried once a rule failed, for a smaller counterexample to start from."""
 TRIES = 50
 """Plans that are tried for each instance that is asked for, before a rule is given up."""
 
@@ -100,7 +102,8 @@ def prove(
         fired, found = _check(rule, instance, others, outcome.tally)
         outcome.fired += fired
         if found is not None:
-            outcome.counterexample = _smallest(rule, others, choices.made, found)
+            smallest = _smallest(rule, others, [(choices.made, found), *_more(rule, others, seed)])
+            outcome.counterexample = smallest
             break
     return outcome
 
@@ -170,22 +173,44 @@ def _check(
     return fired, None
 
 
+def _more(
+    rule: CompiledRule, others: RuleSet, seed: int
+) -> Iterator[tuple[list[int], Counterexample]]:
+    """Further counterexamples among a few plans: the smallest is where shrinking starts."""
+    for number in range(MORE):
+        choices = Recorded(random.Random(f"{seed} {rule.name} more {number}"))
+        instance = _generate(choices, rule)
+        if instance is not None:
+            _, found = _check(rule, instance, others, Tally())
+            if found is not None:
+                yield choices.made, found
+
+
+def _measure(found: Counterexample) -> tuple[int, ...]:
+    """The number of nodes of a counterexample, then that of its keys."""
+    nodes = list(walk(*(node for _, node in found.plan.roots)))
+    return len(nodes), sum(size(node.schema) for node in nodes)
+
+
 def _smallest(
-    rule: CompiledRule, others: RuleSet, made: Sequence[int], found: Counterexample
+    rule: CompiledRule, others: RuleSet, known: Sequence[tuple[Sequence[int], Counterexample]]
 ) -> Counterexample:
-    """The counterexample with the fewest nodes, then the smallest extents, that a search finds."""
-    checks = (found.kind,) if found.difference is not None else (*CHECKS, RUN)
-    best: dict[tuple[int, ...], Counterexample] = {tuple(made): found}
+    """The counterexample with the fewest nodes, then the smallest extents, that a search finds
+    from the smallest of those that are of the kind of the first."""
+    kind = known[0][1].kind
+    alike = [(made, found) for made, found in known if found.kind == kind]
+    made, first = min(alike, key=lambda pair: _measure(pair[1]))
+    checks = (kind,) if first.difference is not None else (*CHECKS, RUN)
+    best: dict[tuple[int, ...], Counterexample] = {tuple(made): first}
 
     def measure(choices: Sequence[int]) -> tuple[int, ...] | None:
         instance = _generate(Recorded(choices), rule)
         if instance is None:
             return None
         _, again = _check(rule, instance, others, Tally(), checks)
-        if again is None or again.kind != found.kind:
+        if again is None or again.kind != kind:
             return None
         best[tuple(choices)] = again
-        nodes = list(walk(*(node for _, node in again.plan.roots)))
-        return len(nodes), sum(size(node.schema) for node in nodes)
+        return _measure(again)
 
     return best[shrink(made, measure)]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kqo.emit.source import emit
-from kqo.errors import KqoError
+from kqo.errors import KqoError, PlanError
 from kqo.ir.boxes import Boxes
 from kqo.ir.interpret import interpret
 from kqo.ir.nodes import Node, Overlay, Physical, Saved, Scan, Slice
@@ -75,10 +75,12 @@ def run_emitted(
         difference = _first(plan, wanted, found)
         if not fired or difference is None:
             return fired, None
-    except KqoError:
+    except Exception as error:  # whatever an implementation trips over that the rule chose
         if not _is_right(plan, instance, others, wanted):
             return False, None  # not the rule's fault
-        raise
+        if isinstance(error, KqoError):
+            raise
+        raise PlanError(f"the plan cannot be run: {type(error).__name__}: {error}") from error
     return (True, difference) if _is_right(plan, instance, others, wanted) else (False, None)
 
 
@@ -87,7 +89,7 @@ def _is_right(
 ) -> bool:
     try:
         return _first(plan, wanted, _run(plan, instance, rules, "")[1]) is None
-    except KqoError:
+    except Exception:
         return False
 
 
