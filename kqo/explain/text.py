@@ -14,6 +14,7 @@ from kqo.planner.physical import PhysicalPlan, Step
 from kqo.runtime.timing import Timings
 
 WIDTH = 98
+"""Characters of a line."""
 OFF = 2.0
 """An estimate that is off by more than this factor is marked."""
 NOTICEABLE = 0.005
@@ -133,35 +134,53 @@ def _measured(subject: Subject, prediction: Prediction, timings: Timings) -> str
     expected = sum(e.seconds for e in prediction.steps)
     return (
         f"measured:  {duration(timings.wall)} per input, "
-        f"{duration(timings.wall / max(1, subject.queries))} per query; processor time "
+        f"{duration(timings.wall / max(1, subject.queries))} per query; {timings.clock} "
         f"{duration(spent)}, predicted {duration(expected)} ({expected / spent - 1:+.0%})"
     )
 
 
 def _planned(subject: Subject, prediction: Prediction) -> list[str]:
     plan, queries = subject.physical, max(1, subject.queries)
-    body = [
-        f"{'step':28} {'operator':17} {'rows':>7} {'share':>6} {'MACs':>7} {'bytes':>7} "
-        f"{'time':>5}  rule"
-    ]
     total = sum(e.seconds for e in prediction.steps) or 1.0
+    rows = []
     for number, (step, estimate) in enumerate(zip(plan.steps, prediction.steps, strict=True)):
         if not step.delta:
             continue
-        rows = estimate.rows / queries
+        count = estimate.rows / queries
         moved = estimate.work.gathered + estimate.work.streamed
-        name = f"{number:3} {layer_of(plan, step)}"
-        line = (
-            f"{name[:28]:28} {describe(step):17} {rows:7.1f} "
-            f"{min(1.0, rows / plan.tables[step.table].rows):6.1%} "
+        numbers = (
+            f"{count:7.1f} {min(1.0, count / plan.tables[step.table].rows):6.1%} "
             f"{_short(estimate.work.macs / queries):>7} {_short(moved / queries):>7} "
-            f"{estimate.seconds / total:5.1%}  {step.rule}"
+            f"{estimate.seconds / total:5.1%}"
         )
-        body.append(line[:WIDTH].rstrip())
+        rows.append((f"{number:3} {layer_of(plan, step)}", describe(step), numbers, step.rule))
     views = sum(e.seconds for s, e in zip(plan.steps, prediction.steps, strict=True) if not s.delta)
-    body.append(f"{'    materialized views':77} {views / total:5.1%}")
-    body += ["", "rows, MACs and bytes are per query; share is of all rows of the relation."]
-    return body
+    rows.append(("    materialized views", "", f"{'':30} {views / total:5.1%}", ""))
+    head = f"{'rows':>7} {'share':>6} {'MACs':>7} {'bytes':>7} {'time':>5}"
+    return [
+        *table([("step", "operator", head, "rule"), *rows]),
+        "",
+        "rows, MACs and bytes are per query; share is of all rows of the relation.",
+    ]
+
+
+def table(rows: Sequence[tuple[str, str, str, str]]) -> list[str]:
+    """Steps as lines of at most :data:`WIDTH`. Rules are shown whole, and operators; layers give
+    way, from the middle, since what tells them apart is at their end."""
+    operator, rule = (max(len(row[i]) for row in rows) for i in (1, 3))
+    room = WIDTH - len(rows[0][2]) - operator - rule - 4
+    width = min(room, max(len(row[0]) for row in rows))
+    return [
+        f"{_shortened(step, width):{width}} {form:{operator}} {numbers}  {name}".rstrip()
+        for step, form, numbers, name in rows
+    ]
+
+
+def _shortened(step: str, width: int) -> str:
+    """The number of a step and its layer, with dots for what does not fit of the layer."""
+    if len(step) <= width:
+        return step
+    return f"{step[:4]}..{step[len(step) - width + 6 :]}"
 
 
 def _analyzed(subject: Subject, prediction: Prediction, timings: Timings) -> list[str]:
@@ -181,13 +200,15 @@ def _analyzed(subject: Subject, prediction: Prediction, timings: Timings) -> lis
         factor = estimate.seconds / took if took else 1.0
         mark = " *" if is_off(estimate, took, spent) else "  "
         body.append(
-            f"{name[:24]:24} {describe(step):17} {_short(estimate.rows):>7} {_short(moved):>7} "
+            f"{_shortened(name, 24):24} {describe(step):17} "
+            f"{_short(estimate.rows):>7} {_short(moved):>7} "
             f"{duration(estimate.seconds):>8} {duration(took):>8} {factor:5.2f}x{mark[1]}"
             f"{speed:>7} {took / spent:6.1%}"
         )
+    shared = " of all threads" if timings.workers > 1 else ""
     body += [
         "",
-        "over the whole run, in processor time of all threads; GFLOP/s are those of the definition",
+        f"over the whole run, in {timings.clock}{shared}; GFLOP/s are those of the definition",
         "(Winograd needs fewer); * marks estimates off by more than 2x that matter.",
     ]
     return body

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 
 class Timings:
-    """What one run spent where, in processor time, which other programs do not add to.
+    """What one run spent where, in processor time, which other programs do not add to; on a GPU in
+    time of the device, by its events.
 
     Each thread adds to lists of its own, so that no lock is held while steps run.
 
     Attributes:
         wall: seconds of the whole run by the clock on the wall.
         workers: threads that shared the work.
+        clock: what the times of steps are: ``processor time`` or ``device time``.
     """
 
     def __init__(self, steps: int) -> None:
         self.wall = 0.0
         self.workers = 1
+        self.clock = "processor time"
         self._steps = steps
         self._bound: list[list[float]] = []
         self._ran: list[list[float]] = []

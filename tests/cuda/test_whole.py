@@ -85,7 +85,8 @@ def test_plan_files_keep_target_and_precision(host, tmp_path, precision):
 
 def test_explain_shows_times_of_kernels(host):
     plan = compiled()
-    assert "measured" in plan.explain(analyze=True)
+    text = plan.explain(analyze=True)
+    assert "measured" in text and "device time" in text and "processor" not in text
     assert "__global__" in plan.explain(stage="source")
 
 

@@ -19,7 +19,7 @@ from kqo.__main__ import main
 from kqo.errors import ArgumentError
 from kqo.explain import document, render
 from kqo.explain.layout import layered
-from kqo.explain.text import WIDTH
+from kqo.explain.text import WIDTH, table
 from kqo.ir.interpret import interpret
 from kqo.ir.text import format_plan, parse_plan
 from kqo.ir.verify import verify
@@ -55,12 +55,26 @@ def test_text_is_a_screen_wide_and_says_what_the_plan_is(plan):
     assert lines[0].startswith("EXACT incremental plan of Residual: 25 queries")
     assert max(map(len, lines)) <= WIDTH
     assert any(line.startswith("predicted: ") and "reference rates" in line for line in lines)
+    shown = {line.rsplit("  ", 1)[-1] for line in lines}
+    assert {step.rule for step in plan.physical.steps if step.delta and step.rule} <= shown
     assert str(plan) == text
     assert (
         compiled(approximations={"tau": 0.5})
         .explain()
         .startswith("APPROXIMATE (ClipProjectiveField: tau = 0.5)")
     )
+
+
+def test_long_names_of_layers_give_way_to_those_of_rules():
+    rows = [
+        ("step", "operator", f"{'rows':>30}", "rule"),
+        ("  7 backbone.stage4.block12.branch7x7dbl_4", "gather-GEMM 7x7", " " * 30, "R" * 24),
+        (" 11 fc", "GEMM", " " * 30, "GatherProduct"),
+    ]
+    lines = table(rows)
+    assert max(map(len, lines)) <= WIDTH
+    assert lines[1].endswith("R" * 24) and lines[1].startswith("  7 ..")
+    assert "branch7x7dbl_4 gather-GEMM 7x7 " in lines[1]
 
 
 @pytest.mark.parametrize("stage", ["logical", "normalized", "delta"])

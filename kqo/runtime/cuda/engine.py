@@ -253,6 +253,7 @@ class CudaEngine:
 
     def _note(self, measured: list[Timed], timings: Timings) -> None:
         timings.share(1)
+        timings.clock = "device time"
         batches = -(-self.queries // self.batch)
         for timed in measured:
             if timed.step >= 0:
