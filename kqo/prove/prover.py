@@ -113,15 +113,14 @@ def prove_all(
 ) -> Iterator[Outcome]:
     """Hold every rule of some files against random instances, one after the other.
 
-    Each is tried beside the package's rules, less those of its own names, and without the others of
+    Each is tried beside the package's rules, less one of its own name, and without the others of
     the files, so that it answers for itself. Those that never fired so come last: they are tried
     once more beside the rules of the files that hold.
     """
-    names = {rule.name for rule in rules}
-    others = RuleSet(tuple(rule for rule in package if rule.name not in names))
     good: list[CompiledRule] = []
     quiet: list[Outcome] = []
     for rule in rules:
+        others = RuleSet(tuple(other for other in package if other.name != rule.name))
         outcome = prove(rule, others, examples=examples, seed=seed)
         if outcome.holds:
             good.append(rule)
@@ -130,8 +129,11 @@ def prove_all(
         else:
             quiet.append(outcome)
     for outcome in quiet:
+        names = {outcome.rule.name, *(rule.name for rule in good)}
+        others = RuleSet(tuple(other for other in package if other.name not in names))
         if good:
-            again = prove(outcome.rule, RuleSet((*others, *good)), examples=examples, seed=seed)
+            beside = RuleSet((*others, *good))
+            again = prove(outcome.rule, beside, examples=examples, seed=seed)
             again.tried += outcome.tried
             again.beside = tuple(rule.name for rule in good)
             outcome = again  # noqa: PLW2901
