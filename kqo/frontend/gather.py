@@ -36,15 +36,16 @@ def take_each(value: Value, dim: int, index: Sequence[int]) -> Value:
     return Value(group(joined, (tap,), "sum"), value.dims)
 
 
-def weigh(at: Context, value: Value, dim: int, matrix: Tensor) -> Value:
+def weigh(at: Context, value: Value, dim: int, matrix: Tensor, hits: Tensor) -> Value:
     """A banded matrix (out, in) applied along a dimension: only the band meets the input.
+
+    ``hits`` says which elements the band holds at least, also with weight 0.
 
     Rows are windows whose ends grow with the row, and a relation of weights has one key per row and
     place in its window.
     """
     name = value.dims[dim]
     assert name is not None
-    hits = matrix != 0
     columns = torch.arange(matrix.shape[1])
     first = torch.where(hits, columns, matrix.shape[1]).amin(1).tolist()
     last = torch.where(hits, columns, -1).amax(1).tolist()

@@ -51,8 +51,11 @@ def _weighted(
         extent, out = x.extent(d), at.shape[d]
         unit = torch.eye(extent, dtype=torch.float64).reshape(1, extent, extent)
         matrix = probe(unit, out, scale).reshape(extent, out).t()
+        # PyTorch reads some elements with weight 0, which matters where they are not finite.
+        poisoned = torch.where(unit == 1, torch.nan, 0.0)
+        reads = probe(poisoned, out, scale).reshape(extent, out).t().isnan()
         if extent != out or not torch.equal(matrix, unit[0]):
-            x = weigh(at, x, d, matrix)
+            x = weigh(at, x, d, matrix, reads)
     return x
 
 

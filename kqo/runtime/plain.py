@@ -17,12 +17,12 @@ from kqo.ir.equations import Affine, Condition
 from kqo.ir.nodes import Const, Domain, Group, Join, Map, Node, Physical, Rekey, Union
 from kqo.ir.plan import Array
 from kqo.ir.scalar import Expr, Num, Var
-from kqo.ir.schema import Axes, features, names, positions, shape, size, without_query
+from kqo.ir.schema import Axes, Axis, features, names, positions, shape, size, without_query
 from kqo.ir.window import Window, roles
 from kqo.planner.physical import Step
 from kqo.runtime import functions
 from kqo.runtime.bind import Binder, natural_reads
-from kqo.runtime.rows import IDENTITY_ROW, PADDING_ROWS, ZERO, Key, Region, lookup_keys
+from kqo.runtime.rows import IDENTITY_ROW, PADDING_ROWS, ZERO, Ints, Key, Region, lookup_keys
 from kqo.runtime.workspace import Input
 
 Values = NDArray[Any]
@@ -273,6 +273,47 @@ def _constant(node: Node, k: dict[str, Array]) -> Array:
     return k[node.name]
 
 
+def moved_columns(node: Rekey) -> Ints | None:
+    """The input's column of each output column, where a renumbering keeps positions as they are.
+
+    None where it does not: where positions change places with features, or are numbered anew.
+    """
+    extents = dict(without_query(node.input.schema))
+    before = [Axis(name, extents[name]) for name in node.order]
+    after = list(node.axes)
+    while before and after:
+        old, new = [before.pop(0)], [after.pop(0)]
+        while size(tuple(old)) != size(tuple(new)):
+            smaller, rest = (old, before) if size(tuple(old)) < size(tuple(new)) else (new, after)
+            if not rest:
+                return None
+            smaller.append(rest.pop(0))
+        if old != new and positions((*old, *new)):
+            return None
+    if before or after:
+        return None
+    source = features(without_query(node.input.schema))
+    order = [names(source).index(name) for name in node.order if name in names(source)]
+    columns = np.arange(size(source)).reshape(shape(source))
+    return columns.transpose(order).reshape(-1)
+
+
+class PlainColumns:
+    """A renumbering of features alone: whole rows are read, and their columns moved."""
+
+    def __init__(self, step: Step, node: Rekey, binder: Binder, out: Region, columns: Ints) -> None:
+        assert step.sources[0] is not None
+        reads = natural_reads(positions(node.input.schema))
+        self.input = binder.read(step.sources[0], out, reads, (), ZERO, step.delta)
+        in_order = np.array_equal(columns, np.arange(len(columns)))
+        self.columns = None if in_order else columns
+
+    def __call__(self, a: int, z: int) -> Values:
+        """Values of rows a to z, shape (rows, columns)."""
+        rows = read_rows(self.input, a, z)[:, 0]
+        return rows if self.columns is None else np.take(rows, self.columns, axis=1)
+
+
 class PlainRekey:
     """Element by element: which row and column of the input each output element is."""
 
@@ -368,6 +409,9 @@ def plain(step: Step, binder: Binder, out: Region, k: dict[str, Array]) -> Run:
     if isinstance(node, Map):
         return PlainMap(step, node, binder, out)
     if isinstance(node, Rekey):
+        columns = moved_columns(node)
+        if columns is not None:
+            return PlainColumns(step, node, binder, out, columns)
         return PlainRekey(step, node, binder, out)
     if isinstance(node, Union):
         return PlainUnion(step, node, binder, out)

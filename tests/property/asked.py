@@ -130,14 +130,22 @@ def random_costs(seed: int | None) -> Iterator[None]:
         Chooser._own_cost = kept  # type: ignore[method-assign]
 
 
-def occluded(network: Network, question: Question) -> list[torch.Tensor]:
-    """Each input of every query, and of no change at last, written out."""
-    images = network.images(question.seed)
+def occluded(
+    network: Network,
+    question: Question,
+    images: tuple[torch.Tensor, ...] | None = None,
+    fill: float | None = None,
+) -> list[torch.Tensor]:
+    """Each input of every query, and of no change at last, written out; by default of the
+    question's own images and fill."""
+    images = network.images(question.seed) if images is None else images
     which = question.workload.input
     assert isinstance(which, int)
     image = images[which].numpy()
     placed = question.workload.resolve(image.shape)
-    values = np.broadcast_to(fill_values(question.workload.fill, image), image.shape)
+    values = np.broadcast_to(
+        fill_values(question.workload.fill, image) if fill is None else fill, image.shape
+    )
     changed = np.repeat(image[None], len(placed) + 1, axis=0)
     for query in range(len(placed)):
         mask = placed.mask(query)

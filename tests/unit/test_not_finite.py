@@ -124,3 +124,25 @@ def test_largest_error_wants_nan_and_infinity_in_the_same_places() -> None:
     assert largest_error(np.array([1.0, math.nan, -math.inf]), a) == math.inf
     assert largest_error(np.array([math.nan, math.nan, math.inf]), a) == math.inf
     assert not is_finite(a[1:2]) and not is_finite(a[2:]) and is_finite(a[:1]) and is_finite(a[:0])
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_resizing_reads_neighbours_of_weight_zero(mode, aligned) -> None:
+    """As PyTorch does: the first output weighs the second element with 0, and NaN stays NaN."""
+    up = nn.Upsample(scale_factor=2, mode=mode, align_corners=aligned)
+    model = randomized(nn.Sequential(nn.Conv2d(2, 3, 1), up))
+    x = noise(1, 2, 6, 6)
+    x[0, 0, 1, 1] = math.nan
+    x[0, 1, 4, 4] = math.inf
+    assert_answers(model, (x,), kqo.Occlusion(window=2, stride=2), count=9)
+
+
+def test_groups_that_share_a_product() -> None:
+    """Narrow groups are multiplied together, with zeros between them: infinity stays in its own."""
+    model = randomized(nn.Sequential(nn.Conv2d(8, 8, 3, groups=4), nn.BatchNorm2d(8), nn.ReLU()))
+    x = noise(1, 8, 9, 9)
+    x[0, 2, 4, 4] = math.inf
+    plan = assert_answers(model, (x,), kqo.Occlusion(window=3, stride=3), count=9)
+    assert "grouped_gemm" in {step.form for step in plan.physical.steps}
+    assert plan.run(x).facts["not_finite"] == 1

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import kqo
+from kqo.ir.nodes import Rekey, Scan
+from kqo.ir.schema import axes_of, positions
+from kqo.runtime.plain import moved_columns
 
 
 def check(model: nn.Module, shape: tuple[int, ...], **options: object) -> None:
@@ -64,3 +67,47 @@ class PaddedChannels(nn.Module):
 
 def test_padded_channels_that_the_kernel_has_too() -> None:
     check(PaddedChannels(), (2, 6, 6))
+
+
+class Renumbered(nn.Module):
+    """Renumbers keys between two convolutions."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.first = nn.Conv2d(2, 12, 3, padding=1)
+        self.second = nn.Conv2d({"pixels": 3}.get(how, 12), 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        n, c, h, w = x.shape
+        if self.how == "shuffle":
+            x = x.view(n, 3, 4, h, w).transpose(1, 2).reshape(n, c, h, w)
+        elif self.how == "thrice":
+            x = x.view(n, 2, 2, 3, h, w).permute(0, 3, 1, 2, 4, 5).reshape(n, c, h, w)
+        elif self.how == "pixels":
+            x = nn.functional.pixel_shuffle(x, 2)
+        else:
+            x = x.transpose(2, 3)
+        return self.second(x).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("how", "whole_rows"), [("shuffle", True), ("thrice", True), ("pixels", False), ("turn", False)]
+)
+@pytest.mark.parametrize("without", [(), ("delta",)])
+def test_renumbered_keys(how: str, whole_rows: bool, without: tuple[str, ...]) -> None:
+    check(Renumbered(how), (2, 6, 4), without=without)
+    plan = kqo.compile(Renumbered(how).eval(), (torch.zeros(1, 2, 6, 4),), kqo.Occlusion(2, 2))
+    nodes = [step.node for step in plan.physical.steps if isinstance(step.node, Rekey)]
+    moved = [moved_columns(node) for node in nodes if positions(node.axes)]
+    assert moved and all(columns is not None for columns in moved) == whole_rows
+
+
+def test_columns_of_renumbered_features() -> None:
+    source = Scan("x", axes_of(a=2, y=5, b=3))
+    turned = Rekey(source, ("b", "a", "y"), axes_of(c=6, y=5))
+    columns = moved_columns(turned)
+    assert columns is not None and columns.tolist() == [0, 3, 1, 4, 2, 5]
+    assert moved_columns(Rekey(source, ("a", "b", "y"), axes_of(c=6, x=5))) is None
+    assert moved_columns(Rekey(source, ("a", "y", "b"), axes_of(c=10, d=3))) is None
