@@ -18,6 +18,7 @@ from kqo.approximate.asking import check_grid
 from kqo.approximate.grid import CoarseGrid
 from kqo.approximate.refine import refine_plan
 from kqo.approximate.settle import settle
+from kqo.approximate.tune import tune_plan
 from kqo.emit.source import emit
 from kqo.errors import ArgumentError, PlanFileError
 from kqo.explain.render import explain
@@ -32,7 +33,7 @@ from kqo.planner.calibrate import current_rates
 from kqo.planner.choose import Chooser
 from kqo.planner.physical import PhysicalPlan
 from kqo.planner.rates import REFERENCE
-from kqo.profile import Expected, Setting
+from kqo.profile import Expected, Profile, Setting
 from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
 from kqo.rewrite.trace import Trace
@@ -244,6 +245,12 @@ class CompiledPlan:
                 raise ArgumentError("without", given, accepted, hint=hint)
             plan, trace = normalize(self._lowered, left)
             fired = [a.rule for a in trace]
+        return self._again(plan, options, fired, trace)
+
+    def _again(
+        self, plan: Plan, options: Options, fired: Sequence[str], trace: Trace | None
+    ) -> CompiledPlan:
+        """The same workload for a plan of the same model."""
         return CompiledPlan(
             plan,
             self.workload,
@@ -272,6 +279,34 @@ class CompiledPlan:
 
     run = run_plan
     refine = refine_plan
+    tune = tune_plan
+
+    def approximated(
+        self,
+        *,
+        tau: float = 1.0,
+        step: int = 1,
+        share: float = 1.0,
+        until: float | None = None,
+        profile: Profile | str | PathLike[str] | None = None,
+        quality: float | None = None,
+        speedup: float | None = None,
+    ) -> CompiledPlan:
+        """The same model and workload with these approximations in place of the plan's own.
+
+        The arguments are those of :class:`kqo.Options`; none of them gives the exact plan.
+        """
+        options = replace(
+            self.options,
+            approximations={} if tau == 1 else {"tau": tau},
+            step=step,
+            share=share,
+            until=until,
+            profile=profile,
+            quality=quality,
+            speedup=speedup,
+        )
+        return self._again(self.logical, options, self._normalized_by, self._normalizing)
 
     def _inputs(self, given: tuple[Any, ...]) -> tuple[list[dict[str, Values]], bool]:
         return take(self.logical, given, lambda value: on_gpu(lambda: self.engine, value))

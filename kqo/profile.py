@@ -126,7 +126,7 @@ def reached(similarities: Sequence[float]) -> float:
     mean = math.fsum(logs) / count
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in logs) / (count - 1))
     limit = mean - float(t.ppf(CONFIDENCE, count - 1)) * deviation * math.sqrt(1 + 1 / count)
-    return min(lowest, 1 - math.exp(-limit))
+    return max(-1.0, min(lowest, 1 - math.exp(-limit)))  # no similarity is lower
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kqo.cli import bench, calibrate, demo, evaluate, plans, rules
+from kqo.cli import bench, calibrate, demo, evaluate, plans, rules, run, tune
 from kqo.cli.expand import expand
 
 app = typer.Typer(
@@ -37,7 +37,9 @@ def root(
 app.command("demo")(demo.demo)
 app.command("explain")(expand(plans.explain))
 app.command("compile")(expand(plans.compile_))
-app.command("run")(plans.run)
+app.command("run")(expand(run.run))
+app.command("refine")(expand(run.refine))
+app.command("tune")(expand(tune.tune))
 app.command("bench")(expand(bench.bench))
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)

@@ -103,13 +103,48 @@ class WorkloadArguments:
 
 
 @dataclass(frozen=True)
-class PlanArguments:
-    """How the plan may be computed."""
+class Approximations:
+    """How exact answers have to be; all neutral by default."""
 
     tau: Annotated[
         float | None,
-        _option("Clip the projective field to this share; below 1 is approximate.", "Plan"),
+        _option(
+            "Clip the projective field to this share; below 1 is approximate.", "Approximation"
+        ),
     ] = None
+    step: Annotated[
+        int | None,
+        _option("Of a coarse grid that is asked first, in cells.", "Approximation"),
+    ] = None
+    share: Annotated[
+        float | None,
+        _option("Of the other cells, those that are asked then, at most.", "Approximation"),
+    ] = None
+    until: Annotated[
+        float | None,
+        _option("Estimated SSIM with which fewer cells are enough.", "Approximation"),
+    ] = None
+    quality: Annotated[
+        float | None, _option("SSIM to reach on 95 % of images; needs a profile.", "Approximation")
+    ] = None
+    speedup: Annotated[
+        float | None,
+        _option("Over exact; needs a profile, or a share.", "Approximation"),
+    ] = None
+    profile: Annotated[
+        Path | None, _option("Of kqo tune.", "Approximation", metavar="FILE.json")
+    ] = None
+
+    def approximations(self) -> dict[str, Any]:
+        """What was given, as :meth:`kqo.CompiledPlan.approximated` takes it."""
+        names = ("tau", "step", "share", "until", "quality", "speedup", "profile")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True)
+class PlanArguments(Approximations):
+    """How the plan may be computed."""
+
     target: Annotated[str, _option("numpy, cuda or auto.", "Plan")] = "numpy"
     precision: Annotated[
         str, _option("Of products on a GPU: float32, tf32 or float16.", "Plan")
@@ -134,6 +169,8 @@ class PlanArguments:
         """The options; ArgumentError for values that are not accepted."""
         from kqo.options import Options
 
+        approximations = self.approximations()
+        tau = approximations.pop("tau", None)
         for folder in self.rules or ():
             if not folder.is_dir():
                 raise ArgumentError("rules", f"{folder}, which is no folder", "a folder of rules")
@@ -142,11 +179,12 @@ class PlanArguments:
             threads=self.threads,
             target=self.target,
             precision=self.precision,
-            approximations={} if self.tau is None else {"tau": self.tau},
+            approximations={} if tau is None else {"tau": tau},
             strict=self.strict,
             without=tuple(self.without or ()),
             rules=tuple(map(str, self.rules or ())),
             batch=self.batch,
+            **approximations,
         )
 
 

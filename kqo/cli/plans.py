@@ -1,8 +1,7 @@
-"""``kqo explain``, ``kqo compile`` and ``kqo run``."""
+"""``kqo explain`` and ``kqo compile``, and what commands on plans share."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +18,8 @@ from kqo.errors import ArgumentError
 from kqo.ir.schema import shape as shape_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from kqo.api import CompiledPlan
     from kqo.interop.preprocess import Preprocess
-    from kqo.runtime.result import Result
 
 
 def explain(
@@ -62,7 +57,7 @@ def explain(
     # The rules are left out by explain itself, which tells what that costs.
     bare = replace(plan, without=None)
     stored = model.model.endswith(".kqo")
-    made = _loaded(model, workload, bare) if stored else compiled(model, workload, bare, None)
+    made = plan_of_file(model, workload, bare) if stored else compiled(model, workload, bare, None)
     seen: dict[str, Any] = {}
     if image is not None:
         seen = _seen(shape_of(made.scan.axes), made.preprocess, image, analyze)
@@ -77,7 +72,7 @@ def explain(
         output.write_text(text.removesuffix("\n") + "\n", encoding="utf-8")
 
 
-def _loaded(
+def plan_of_file(
     model: ModelArguments, workload: WorkloadArguments, plan: PlanArguments
 ) -> CompiledPlan:
     """The plan of a file, which holds its workload and options."""
@@ -133,55 +128,6 @@ def compile_(
         typer.echo(f"{output}: {output.stat().st_size / 1e3:,.0f} kB", err=source)
 
 
-def run(
-    *,
-    plan: Annotated[Path, typer.Argument(help="A plan file of kqo compile.", metavar="F.kqo")],
-    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or .npy.", metavar="IMAGE...")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the results.", metavar="DIR")
-    ],
-    target: Annotated[
-        str | None, typer.Option("--class", help="Class to explain (default: the predicted one).")
-    ] = None,
-    probability: Annotated[
-        bool, typer.Option("--probability", help="Heatmaps of probabilities, not of scores.")
-    ] = False,
-    verify: Annotated[
-        int, typer.Option(help="Check this many sampled queries by full re-inference.", min=0)
-    ] = 0,
-) -> None:
-    """Run a plan: a heatmap (PNG) and scores (.npz) per image, and a summary (summary.json)."""
-    import kqo
-    from kqo.interop.images import load_image
-
-    loaded = kqo.load(plan)
-    preprocess = preprocess_of(loaded)
-    # Every image is read before the first is run: an error should not come after minutes of work.
-    inputs = [load_image(path, preprocess) for path in images]
-    folder(output)
-    wanted = int(target) if target is not None and target.lstrip("-").isdigit() else target
-    summaries: list[dict[str, Any]] = []
-    for path, stem, image in zip(images, stems(images), inputs, strict=True):
-        result = loaded.run(image, verify=verify)
-        result.target_class(wanted)
-        result.to_npz(output / f"{stem}.npz")
-        draw(
-            result,
-            preprocess,
-            image[0],
-            output / f"{stem}.png",
-            name=path.name,
-            target=wanted,
-            probability=probability,
-        )
-        about = {"image": str(path), "files": [f"{stem}.png", f"{stem}.npz"]}
-        summaries.append({**about, **result.summary()})
-        first = summaries[-1]["images"][0]
-        typer.echo(f"{path}: {first['class_name']} {first['score']:.4g}, {output / stem}.png")
-    text = json.dumps({"plan": plan.name, "results": summaries}, indent=2)
-    (output / "summary.json").write_text(text + "\n", encoding="utf-8")
-
-
 def compiled(
     model: ModelArguments,
     workload: WorkloadArguments,
@@ -209,57 +155,6 @@ def preprocess_of(plan: CompiledPlan) -> Preprocess:
     if plan.preprocess is not None:
         return plan.preprocess
     raise ArgumentError("plan", f"{plan.name}, without preprocessing", "a plan of kqo compile")
-
-
-def draw(
-    result: Result,
-    preprocess: Preprocess,
-    image: NDArray[np.float32],
-    path: Path,
-    *,
-    name: str,
-    target: int | str | None,
-    probability: bool,
-) -> None:
-    """Write the picture of one image's heatmap: how far hiding each place lowers the score."""
-    import numpy as np
-
-    from kqo.explain.picture import draw_heatmap
-
-    placed = result.workload
-    number = result.target_class(target)
-    window = tuple(int(n) for n in (placed.hi - placed.lo).max(axis=0)[-2:])
-    drops = result.drops(target, probability)
-    lattice = placed.lattice()
-    if lattice is not None and placed.starts.shape[1] == 2:
-        heat, origin, stride = drops.reshape(lattice.shape), lattice.origin, lattice.step
-    else:
-        # No grid of positions: the average per pixel shows the same, pixel by pixel.
-        per_pixel = np.nan_to_num(result.attribution(target, probability))
-        heat, origin, stride = per_pixel.mean(axis=0), (0, 0), (1, 1)
-        window = (1, 1)
-    measure = "probability" if probability or result.probabilities else "score"
-    draw_heatmap(
-        preprocess.picture(image),
-        heat,
-        path,
-        window=window,  # type: ignore[arg-type]
-        stride=stride,  # type: ignore[arg-type]
-        origin=origin,  # type: ignore[arg-type]
-        title=f"{name}: {result.class_name(number)}",
-        subtitle=f"{len(placed)} positions",
-        value_label=f"drop of the {measure} when hidden",
-    )
-
-
-def stems(paths: list[Path]) -> list[str]:
-    """Names of result files without ending; equal ones are told apart by a number."""
-    seen: dict[str, int] = {}
-    found = []
-    for path in paths:
-        seen[path.stem] = seen.get(path.stem, 0) + 1
-        found.append(path.stem if seen[path.stem] == 1 else f"{path.stem}-{seen[path.stem]}")
-    return found
 
 
 def folder(path: Path) -> None:

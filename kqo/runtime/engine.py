@@ -408,7 +408,7 @@ class Engine:
             results = self.results()
             with ThreadPoolExecutor(self.workers, thread_name_prefix="kqo") as pool:
                 self._run_views(pool)
-                self._run_all(pool, self.batches, results, progress)
+                self.run_batches(pool, self.batches, results, progress)
             if timings is not None:
                 timings.wall = time.perf_counter() - began
             return results
@@ -432,17 +432,7 @@ class Engine:
                 self._holder = holder
             yield
 
-    def answer(
-        self,
-        pool: ThreadPoolExecutor,
-        queries: Ints,
-        results: dict[str, Values],
-        progress: Progress | None = None,
-    ) -> None:
-        """Write the outputs of some queries into their rows of the outputs of all."""
-        self._run_all(pool, self._fitting(queries), results, progress)
-
-    def _fitting(self, queries: Ints) -> list[Ints]:
+    def fitting(self, queries: Ints) -> list[Ints]:
         """Batches of any queries whose rows fit in the memory that is there."""
         share = max(1, min(self.batch, -(-len(queries) // self.workers)))
         room = self._footprint.capacities(self.batches)
@@ -457,13 +447,14 @@ class Engine:
                 left += np.array_split(part, 2)
         return found
 
-    def _run_all(
+    def run_batches(
         self,
         pool: ThreadPoolExecutor,
         batches: list[Ints],
         results: dict[str, Values],
         progress: Progress | None,
     ) -> None:
+        """Write the outputs of batches into their rows of the outputs of all queries."""
         stop = threading.Event()
         count = threading.Lock()
         so_far = 0

@@ -72,4 +72,4 @@ class Session:
             np.errstate(all="ignore"),
             ThreadPoolExecutor(engine.workers, thread_name_prefix="kqo") as pool,
         ):
-            engine.answer(pool, queries, results, progress)
+            engine.run_batches(pool, engine.fitting(queries), results, progress)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from kqo.explain.subject import MultiplyAdds
+from kqo.options import Options
 from kqo.runtime.result import Result
 from kqo.workloads import changed_inputs
 
@@ -14,6 +15,7 @@ class DensePlan:
     """Stands in for a compiled plan where a test is about what is around it."""
 
     source = "# the source of the plan\n"
+    options = Options()
     engine = None  # no engine of ours: neither the processor's nor the GPU's
 
     def __init__(self, model, workload, name="dense", preprocess=None):
@@ -31,7 +33,7 @@ class DensePlan:
     def save(self, path):
         path.write_bytes(b"saved")
 
-    def run(self, image, progress=None, verify=0):
+    def run(self, image, progress=None, verify=0, **_):
         self.verified.append(verify)
         image = np.asarray(image).reshape(-1, *np.asarray(image).shape[-3:])[0]
         placed = self.workload.resolve(image.shape)

@@ -219,13 +219,13 @@ def test_a_deadline_is_kept_within_a_batch(monkeypatch) -> None:
     """Every batch takes 20 ms here, so that the clock decides and not the machine's load."""
     plan = compiled(threads=1)
     plan.run(image())
-    usual = plan.engine._run_batch
+    usual = plan.engine._run_group
 
     def slow(*given):
         time.sleep(0.02)
         usual(*given)
 
-    monkeypatch.setattr(plan.engine, "_run_batch", slow)
+    monkeypatch.setattr(plan.engine, "_run_group", slow)
     began = time.perf_counter()
     result = plan.run(image(), deadline=0.2)
     taken = time.perf_counter() - began
@@ -236,7 +236,7 @@ def test_a_deadline_is_kept_within_a_batch(monkeypatch) -> None:
 def test_an_interruption_keeps_what_was_computed(monkeypatch) -> None:
     plan = compiled(step=2, share=0.5)
     truth = compiled().run(image())
-    usual, count, lock = plan.engine._run_batch, 0, threading.Lock()
+    usual, count, lock = plan.engine._run_group, 0, threading.Lock()
 
     def interrupted(*given):
         nonlocal count
@@ -247,7 +247,7 @@ def test_an_interruption_keeps_what_was_computed(monkeypatch) -> None:
         usual(*given)
 
     plan.run(image())
-    monkeypatch.setattr(plan.engine, "_run_batch", interrupted)
+    monkeypatch.setattr(plan.engine, "_run_group", interrupted)
     with pytest.raises(kqo.Interrupted) as caught:
         plan.run(image())
     result = caught.value.result

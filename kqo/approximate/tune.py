@@ -1,0 +1,266 @@
+"""``CompiledPlan.tune``: what settings reach on sample images, measured side by side.
+
+The exact plan, and the plan clipped to each tau, answer every query of every image. What a
+drill-down of such a plan would give follows from that without running it, since it asks a part of
+the same queries: all steps, shares and thresholds are looked at for the price of one run. Its time
+is fitted: a line through the times of two drill-downs by their number of queries.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from kqo.approximate.asking import Asking, Planned, check_grid
+from kqo.approximate.grid import SHARES, CoarseGrid, Values
+from kqo.approximate.quality import has_ssim, ssim
+from kqo.approximate.refine import rounds
+from kqo.approximate.settle import fingerprint
+from kqo.errors import ArgumentError
+from kqo.profile import Point, Profile, Setting, reached
+from kqo.runtime.engine import Engine, Progress
+from kqo.runtime.progress import ProgressBar
+from kqo.runtime.result import Result
+
+TAUS = (0.5, 0.7, 0.9, 0.6, 0.8, 0.4)
+"""Clipping, what is most likely to pay first: a short budget leaves out the last ones."""
+STEPS = (2, 3, 4, 5, 6, 8)
+PARTS = (0, 1, 2, 4, 6, 9, 13)
+"""Shares that are looked at, by their number in ``SHARES``."""
+UNTILS = (0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+TIMED = ((4, 0.0), (2, 0.3))
+"""Steps and shares of the drill-downs whose time is taken."""
+TIMED_IMAGES = 3
+
+
+class Tunable(Planned, Protocol):
+    """A compiled plan that can be planned again with other approximations."""
+
+    def approximated(self, *, tau: float = 1.0) -> Tunable:
+        """The same without other approximations."""
+
+    def run(self, image: Any, *others: Any, progress: Progress | None = None) -> Result:
+        """All queries of an image."""
+
+
+@dataclass
+class _Seen:
+    """What a setting did on each image."""
+
+    similarities: list[float] = field(default_factory=list)
+    queries: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """One image's exact heatmap (grid), and the class whose it is."""
+
+    heatmap: Values
+    target: int
+
+
+def tune_plan(
+    plan: Tunable,
+    images: Sequence[Any],
+    *,
+    seconds: float | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """Measure what approximations reach on sample images of the kind that the plan is for.
+
+    Nothing of the plan's own approximations has a part in it. From 19 images on, what is promised
+    for other images follows from the order of what was measured alone; see
+    :func:`kqo.profile.reached`.
+
+    Args:
+        images: each (C, H, W), or a tuple of the model's inputs.
+        seconds: that it may take; images and values of tau are left out where they would not fit,
+            but the first image. None: as long as it takes.
+        progress: called with queries answered and their total, in place of a bar.
+
+    Raises:
+        ArgumentError: no images; a workload whose heatmaps are no grid of 11x11 cells or more;
+            values that are not finite.
+    """
+    began = time.perf_counter()
+    grid = check_grid(plan.placed)
+    if not has_ssim(grid):
+        accepted = "positions on a grid of two axes of at least 11, whose similarity is known"
+        raise ArgumentError("workload", f"a grid of shape {grid}", accepted)
+    if not len(images):
+        raise ArgumentError("images", "none", "at least one")
+    if seconds is not None and not seconds > 0:
+        raise ArgumentError("seconds", seconds, "a positive number, or None")
+    given = [image if isinstance(image, tuple) else (image,) for image in images]
+    tuner = _Tuner(plan, given, began, seconds)
+    total = (1 + len(TAUS)) * len(given) * len(plan.placed)
+    with ProgressBar(plan.options.progress, total, progress) as bar:
+        tuner.look(1.0, bar)
+        for tau in TAUS:
+            if tuner.has_time():
+                tuner.look(tau, bar)
+    return tuner.profile()
+
+
+class _Tuner:
+    def __init__(
+        self, plan: Tunable, images: list[tuple[Any, ...]], began: float, seconds: float | None
+    ) -> None:
+        self.plan = plan
+        self.images = images
+        self.ends = math.inf if seconds is None else began + seconds
+        self.began = began
+        self.coarse = {s: CoarseGrid(check_grid(plan.placed), s) for s in STEPS}
+        self.truths: list[_Truth] = []
+        self.exact_seconds = 0.0
+        self.pass_seconds = 0.0
+        self.passes = 0
+        self.points: list[Point] = []
+
+    def has_time(self) -> bool:
+        """Whether another value of tau is expected to fit."""
+        return time.perf_counter() + self.pass_seconds <= self.ends
+
+    def look(self, tau: float, bar: ProgressBar) -> None:
+        """Run all images clipped to tau, and note all settings with it."""
+        started = time.perf_counter()
+        made = self.plan.approximated(tau=tau)
+        seen: dict[Setting, _Seen] = {}
+        times = []
+        for number, image in enumerate(self.images):
+            bar.start((self.passes * len(self.images) + number) * len(self.plan.placed))
+            result = made.run(*image, progress=bar.update)
+            if number == 0:  # its row numbers are there now
+                result = made.run(*image)
+            times.append(float(result.facts["seconds"]))
+            if tau == 1:
+                self._note_truth(result)
+            self._note(seen, tau, self.truths[number], result)
+            # A quarter of the time for the exact heatmaps, without which there is nothing else.
+            late = time.perf_counter() - self.began > 0.25 * (self.ends - self.began)
+            if tau == 1 and late:
+                self.images = self.images[: number + 1]
+                break
+        self.passes += 1
+        each = statistics.median(times)
+        if tau == 1:
+            self.exact_seconds = each
+        self._price(seen, made, each)
+        self.pass_seconds = time.perf_counter() - started
+
+    def _note_truth(self, result: Result) -> None:
+        target = int(result.predicted())
+        heatmap = result.heatmap(target).astype(np.float64)
+        if not np.isfinite(heatmap).all():
+            raise ArgumentError("images", "values that are not finite", "finite values")
+        self.truths.append(_Truth(heatmap, target))
+
+    def _note(self, seen: dict[Setting, _Seen], tau: float, truth: _Truth, result: Result) -> None:
+        """Similarity and queries of all settings with this tau, for one image."""
+        whole = result.heatmap(truth.target).astype(np.float64)
+
+        def note(setting: Setting, similarity: float, queries: int) -> None:
+            found = seen.setdefault(setting, _Seen())
+            found.similarities.append(similarity)
+            found.queries.append(queries)
+
+        similar = 1.0 if tau == 1 else ssim(whole, truth.heatmap)
+        note(Setting(tau), similar, whole.size)
+        if not isinstance(self.plan.engine, Engine):
+            return
+        for step, coarse in self.coarse.items():
+            values = whole.ravel()[coarse.cells]
+            order = coarse.order(values)
+            estimates = coarse.estimates(values, order)
+            known: dict[int, tuple[float, int]] = {}
+
+            def reach(
+                part: int,
+                coarse: CoarseGrid = coarse,
+                values: Values = values,
+                order: Any = order,
+                known: dict[int, tuple[float, int]] = known,
+            ) -> tuple[float, int]:
+                if part not in known:
+                    asked = order[: math.ceil(SHARES[part] * len(order))]
+                    map_ = coarse.spread(values)
+                    map_[coarse.cells] = values
+                    map_[asked] = whole.ravel()[asked]
+                    found = ssim(map_.reshape(whole.shape), truth.heatmap)
+                    known[part] = found, len(values) + len(asked)
+                return known[part]
+
+            for part in PARTS:
+                note(Setting(tau, step, float(SHARES[part])), *reach(part))
+            for until in UNTILS:
+                part = int((estimates >= until).argmax())
+                note(Setting(tau, step, 1.0, until), *reach(part))
+
+    def _price(self, seen: dict[Setting, _Seen], made: Tunable, whole: float) -> None:
+        """The points of the settings with one tau, with their speed."""
+        base, each = (0.0, 0.0)
+        if any(setting.drills for setting in seen):
+            base, each = self._line(made)
+        for setting, found in seen.items():
+            queries = statistics.fmean(found.queries)
+            taken = base + each * queries if setting.drills else whole
+            speedup = self.exact_seconds / max(taken, 1e-9)
+            self.points.append(Point(setting, tuple(found.similarities), speedup, queries))
+
+    def _line(self, made: Tunable) -> tuple[float, float]:
+        """Seconds of a drill-down: of none of its queries, and of each."""
+        pairs = []
+        for step, share in TIMED:
+            for number, image in enumerate(self.images[:TIMED_IMAGES]):
+                inputs, _ = made._inputs(image)
+                for _ in range(2 if number == 0 else 1):
+                    began = time.perf_counter()
+                    asking = Asking(made, inputs[0], self.truths[number].target)
+                    coarse = CoarseGrid(asking.grid, step)
+                    asked = rounds(
+                        asking, coarse, size=None, share=share, until=None, deadline=None
+                    )
+                    for _ in asked:
+                        pass
+                    count = int(asking.known.sum())
+                    asking.outputs(coarse)
+                    taken = time.perf_counter() - began
+                pairs.append((count, taken))
+        queries, taken_by = np.array(pairs, dtype=np.float64).T
+        centred = queries - queries.mean()
+        slope = float(centred @ taken_by / (centred @ centred)) if centred.any() else 0.0
+        slope = max(slope, 0.0)
+        return max(0.0, float(taken_by.mean()) - slope * float(queries.mean())), slope
+
+    def profile(self) -> Profile:
+        """What was measured, the front of it."""
+        plan = self.plan
+        return Profile(
+            plan.name,
+            fingerprint(plan.logical),
+            plan.workload.to_dict(),
+            check_grid(plan.placed),
+            len(self.truths),
+            self.exact_seconds,
+            front(self.points),
+            {"threads": str(getattr(plan.engine, "workers", 1)), "target": plan.options.target},
+        )
+
+
+def front(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The points that no other one beats in quality and speed: the Pareto front.
+
+    The exact plan is the first of them; then the best quality comes first.
+    """
+    quality = {point: reached(point.similarities) for point in points}
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.setting != Setting(), -quality[p], -p.speedup)):
+        if not kept or point.speedup > kept[-1].speedup:
+            kept.append(point)
+    return tuple(kept)
