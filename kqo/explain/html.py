@@ -134,6 +134,7 @@ def _data(subject: Subject, timings: Timings | None, image: Picture | None) -> d
         "regions": regions,
         "queries": queries.tolist(),
         "total": subject.queries,
+        "clock": "processor time" if timings is None else timings.clock,
         "window": {"region": tables[scan.id]["region"], "extent": extent},
         "image": _picture(image, extent),
     }

@@ -17,6 +17,7 @@ from kqo.prove.prover import Outcome
 from kqo.prove.run import RUN
 
 MOST_VALUES = 24
+MOST_NAMES = 4
 NOT_PROVEN = "NOT PROVEN: it never fired"
 
 
@@ -54,7 +55,10 @@ def _notes(outcome: Outcome) -> list[str]:
     if rule.parameter is not None and outcome.fired:
         notes.append(f"at {rule.parameter} = {rule.neutral:g}, where it has to be exact")
     if outcome.beside and outcome.fired:
-        notes.append(f"fires only beside {', '.join(outcome.beside)}")
+        names = ", ".join(outcome.beside)
+        if len(outcome.beside) > MOST_NAMES:
+            names = f"{len(outcome.beside)} other rules of these files"
+        notes.append(f"fires only beside {names}")
     if not outcome.fired and outcome.counterexample is None:
         notes.append("its guards refused every plan; is the pattern one that plans have?")
     for (check, reason), count in sorted(outcome.tally.left_out.items()):

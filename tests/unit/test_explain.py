@@ -271,6 +271,24 @@ def test_the_page_opens_in_a_browser(page, tmp_path):
     assert "applications</option>" in made.stdout and 'class="row on"' in made.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not chromium(), reason="no chromium")
+def test_the_page_of_a_large_network_opens_in_under_two_seconds(tmp_path):
+    model = kqo.zoo.build("inception_v3").eval()
+    large = kqo.compile(model, (torch.zeros(1, 3, 299, 299),), kqo.Occlusion(16, 4))
+    path = tmp_path / "page.html"
+    path.write_text(large.explain(format="html"), encoding="utf-8")
+    asked = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    made = subprocess.run(
+        [chromium(), *asked, "--dump-dom", path.as_uri()],
+        capture_output=True, check=True, text=True, timeout=60,
+    )  # fmt: skip
+    ready = re.search(r'<body[^>]* data-ready="(\d+)"', made.stdout)
+    assert ready is not None, made.stderr
+    assert int(ready[1]) < 2000, "milliseconds from the start of loading"
+    assert made.stdout.count('<div class="row') == len(large.physical.steps)
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
