@@ -104,7 +104,17 @@ class _Search:
                             at = min(at, len(self.best) - length)
                         else:
                             at -= 1
+            improved = improved or self._lower_and_drop()
         return self.best
+
+    def _lower_and_drop(self) -> bool:
+        """One choice less and a later one left out: a smaller number often asks for fewer."""
+        for at, number in enumerate(self.best):
+            for dropped in range(at + 1, len(self.best) if number else 0):
+                made = _less(self.best, at, 1)
+                if self._try(_shorter(made, dropped, 1)):
+                    return True
+        return False
 
     def _try(self, made: tuple[int, ...]) -> bool:
         if made == self.best or self._left <= 0:

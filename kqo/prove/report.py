@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kqo.ir.nodes import Const
 from kqo.ir.plan import Plan
-from kqo.ir.schema import names
+from kqo.ir.schema import has_query, names
 from kqo.ir.text import format_plan
 from kqo.prove.compare import CHECKS
 from kqo.prove.plans import Instance
@@ -95,9 +95,10 @@ def _values(plan: Plan, instance: Instance) -> list[str]:
     """Values of the base relations and constants, and what changes per query."""
     used = {node.name for node in plan.nodes() if isinstance(node, Const)}
     lines = ["on:"]
+    varies = any(has_query(node.schema) for node in plan.nodes())
     for scan in plan.scans:
         lines.append(f"    {scan.name} = {_array(instance.scans[scan.name])}")
-        for query, boxes in enumerate(instance.regions[scan.name]):
+        for query, boxes in enumerate(instance.regions[scan.name] if varies else ()):
             shown = [
                 ", ".join(f"{n} {lo}:{hi}" for n, (lo, hi) in zip(names(scan.axes), b, strict=True))
                 for b in boxes

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from kqo.__main__ import main
+from kqo.cli.rules import FAILED
 from kqo.errors import RuleError
 from kqo.lang.format import format_rules
 from kqo.lang.registry import builtins
@@ -67,6 +69,19 @@ def test_the_new_rule_without_its_guard_goes_in_a_circle_with_the_one_named(fold
     )
     with pytest.raises(RuleError, match="circle: SubtractConstantToAdd, SubtractNegated"):
         normalize(plan, rules)
+
+
+def test_what_testing_the_rule_prints_is_what_the_page_shows(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "my-rules" / "normalize" / "subtract.rules"
+    holds, fails = blocks("add-a-rule.md", "text")[2:]
+    assert main(["rules", "test", str(path)]) == 0
+    # How many plans it takes depends on the other rules there are.
+    assert re.sub(r" *\d+", " N", capsys.readouterr().out) == re.sub(r" *\d+", " N", holds)
+    path.write_text(path.read_text().replace("left: $x, right: $y, on", "left: $y, right: $x, on"))
+    assert main(["rules", "test", str(path)]) == FAILED
+    assert capsys.readouterr().out == fails
 
 
 def test_the_golden_cases_on_the_page_hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
