@@ -98,11 +98,12 @@ class Report:
                 f"Medians of {self.repeats}. Dense engines ran {self.sampled} positions at their"
                 " best batch size; their whole grid is that time for every position. Worst error"
                 f" {self.error:.1e} of the largest output, {self.change_error:.1e} of the largest"
-                f" change. The bound: {self.bound:.1f}x fewer multiply-adds."
+                f" change. The bound is {self.bound:.1f}x fewer multiply-adds; its column says"
+                " what share of it the ratio is."
             ),
         )
         table.add_column("engine")
-        for name in ("batch", "ms/position", "whole grid", "ratio", "of bound", "peak memory"):
+        for name in ("batch", "ms each", "grid", "ratio", "bound", "memory"):
             table.add_column(name, justify="right")
         for row in self.rows:
             if row.ms is None:
