@@ -24,7 +24,7 @@ def evaluate(
     images: Annotated[int, typer.Option(help="Held-out images for each network.", min=1)] = 16,
     samples: Annotated[
         int, typer.Option(help="Training images to tune on; 0 for no tuning.", min=0)
-    ] = 12,
+    ] = 20,
     wide_images: Annotated[
         int, typer.Option(help="Images to time at full width; 0 for none.", min=0)
     ] = 1,

@@ -12,17 +12,27 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import kqo
+from kqo import profile as kqo_profile
+from kqo.approximate import tune
 from kqo.bench.evaluation import settings
-from kqo.bench.evaluation.drill import DrillDown
 from kqo.bench.evaluation.measure import measure
 from kqo.bench.evaluation.plots import pareto
-from kqo.bench.evaluation.records import Evaluation, Record, Setting, table, tune
+from kqo.bench.evaluation.records import (
+    Evaluation,
+    Record,
+    Setting,
+    table,
+    tuned,
+    tuned_settings,
+    tuned_table,
+)
 from kqo.bench.evaluation.run import Asked
 from kqo.bench.evaluation.settings import EXACT
 from kqo.bench.tasks.networks import build, save_network
-from kqo.bench.tasks.task import SIZE, TASKS
+from kqo.bench.tasks.task import TASKS
 from kqo.cli import app
 from kqo.errors import ArgumentError
+from kqo.profile import Point, Profile
 
 TAU = Setting("tau 0.3", "tau", {"approximations": {"tau": 0.3}}, 0.3)
 NEUTRAL = Setting("tau 1", "tau", {"approximations": {"tau": 1.0}}, 1.0)
@@ -76,28 +86,24 @@ def test_drops_are_those_of_pytorch(measured, model):
     assert drop[2, 5] == pytest.approx(float(scores[best] - changed[best]), abs=1e-4)
 
 
-def test_drilling_down_asks_less_and_keeps_what_it_asked(measured, model):
-    """Refining everything is exact; nothing, it is the coarse grid, interpolated."""
-    task = TASKS["surface"]
-    image = task.preprocess(measured.samples[1].image)[0]
-    exact = measured.drops["exact"][1]
-
-    def drill(share):
-        options = kqo.Options(threads=1, progress=False)
-        return DrillDown(model, (3, SIZE, SIZE), 16, 20, 40, share, options).run(image)
-
-    everything, some, nothing = drill(1.0), drill(0.2), drill(0.0)
-    assert everything.drop == pytest.approx(exact, abs=1e-5)
-    assert everything.queries == 144 and nothing.queries == 49
-    assert nothing.queries < some.queries < 144
-    # 12 positions, every second one and the last: 0, 2, 4, 6, 8, 10, 11.
-    assert nothing.drop[2, 11] == pytest.approx(exact[2, 11], abs=1e-5)
-    assert nothing.drop[3, 4] == pytest.approx((exact[2, 4] + exact[4, 4]) / 2, abs=1e-5)
-    peak = np.unravel_index(int(nothing.drop.argmax()), exact.shape)
-    near = np.s_[peak[0] : peak[0] + 1, peak[1] : peak[1] + 1]
-    assert some.drop[near] == pytest.approx(exact[near], abs=1e-5)
-    with pytest.raises(ArgumentError, match="multiple"):
-        DrillDown(model, (3, SIZE, SIZE), 16, 20, 30, 0.5, kqo.Options())
+def test_drill_downs_ask_less(model):
+    found = measure(
+        TASKS["surface"],
+        "resnet18",
+        model,
+        (EXACT, Setting("drill", "r", {"step": 2, "share": 0.25})),
+        (1,),
+        stride=20,
+        threads=1,
+        dense_images=8,
+        batches=(8,),
+    )
+    exact, drilled = found.evaluation.summaries()
+    # 12 positions, every second one and the last: 7 along each axis; a quarter of the other 95.
+    assert (exact.queries, drilled.queries) == (144, 49 + 24)
+    assert drilled.ssim < 1
+    truth, drop = found.drops["exact"][0], found.drops["drill"][0]
+    assert drop[2, 11] == pytest.approx(truth[2, 11], abs=1e-4)
 
 
 def test_pointing_counts_images_with_an_object_only(measured):
@@ -133,17 +139,22 @@ def test_summaries():
     assert "| 0.200 | 0.200 | – | – | 0% | 0.500 | – | 500 |" in table([alone])
 
 
-def test_tuning_takes_the_fastest_that_is_good_enough():
-    def evaluation(similarities):
-        records = [record("exact", 1.0, 9.0) for _ in similarities]
-        records += [record("tau 0.3", similarity, 1.0) for similarity in similarities]
-        return Evaluation("t", "n", 1.0, 0.9, 1000, 30.0, 8, 0.0, (EXACT, TAU), tuple(records))
-
-    sampled, others = evaluation([0.85, 0.9, 0.99]), evaluation([0.7, 0.9])
-    good = tune(sampled, others, 0.8)
-    assert (good.setting, good.met, good.summary.worst_ssim) == (TAU, 0.5, 0.7)
-    assert tune(sampled, others, 0.9).setting == EXACT
-    assert tune(sampled, others, 0.9).met == 1
+def test_tuned_settings_are_looked_at_on_other_images():
+    points = (
+        Point(kqo_profile.Setting(), (1.0,) * 19, 1.0, 1000.0),
+        Point(kqo_profile.Setting(0.5, 3, 1.0, 0.7), (0.85,) * 19, 4.0, 300.0),
+    )
+    profile = Profile("n", "d", {}, (12, 12), 19, 1.0, points)
+    chosen = tuned_settings(profile, (0.8, 0.9))
+    assert [s.value for s in chosen] == [0.8, 0.9]
+    assert kqo.Options(**chosen[0].options).drills and not kqo.Options(**chosen[1].options).drills
+    records = [record(s.name, value, 1.0) for s in chosen for value in (0.7, 0.9)]
+    found = Evaluation("t", "n", 1.0, 0.9, 1000, 30.0, 8, 0.0, tuple(chosen), tuple(records))
+    good, better = tuned(profile, found)
+    assert (good.quality, good.expected, good.met, good.summary.worst_ssim) == (0.8, 0.85, 0.5, 0.7)
+    assert better.expected == 1
+    line = "| 0.8 | tau = 0.5, step = 3, until = 0.7 | 50% | 0.800 | 0.700 | 500 | 30.0x |"
+    assert line in tuned_table([good, better])
 
 
 def test_the_front_holds_what_nothing_beats(measured):
@@ -155,6 +166,7 @@ def test_the_front_holds_what_nothing_beats(measured):
 
 def test_the_command_writes_tables_and_plots(model, tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "TAUS", (1.0, 0.5))
+    monkeypatch.setattr(tune, "TAUS", (0.5,))
     save_network(model, TASKS["surface"], "resnet18", tmp_path / "weights")
     arguments = (
         f"evaluate -o {tmp_path / 'out'} --task surface --network resnet18 --family tau --images 2"
@@ -165,10 +177,14 @@ def test_the_command_writes_tables_and_plots(model, tmp_path, monkeypatch):
     assert done.exit_code == 0 and "tau 0.5: SSIM" in done.output
     text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     assert (
-        "2 held-out images" in text and "Tuned on training images" in text and "| tau 0.5 |" in text
+        "2 held-out images" in text
+        and "Tuned on training images" in text
+        and "| tau 0.5 |" in text
+        and "for SSIM 0.9" in text
     )
     values = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
-    assert len(values["evaluations"][0]["records"]) == 2 * 3
+    assert len(values["evaluations"][0]["records"]) == 2 * (3 + 3)
+    assert (tmp_path / "out" / "profile_surface_resnet18.json").exists()
     assert [one["quality"] for one in values["tuned"]] == [0.8, 0.9, 0.95]
     for name in ("tau", "quality_and_speed", "heatmaps_surface_resnet18"):
         with Image.open(tmp_path / "out" / f"{name}.png") as picture:

@@ -15,7 +15,6 @@ from torch import nn
 import kqo
 from kqo.approximate.quality import ssim, top_rank_correlation
 from kqo.bench.dense import BATCHES, best_batch, time_engine, torch_engine
-from kqo.bench.evaluation.drill import DrillDown
 from kqo.bench.evaluation.records import Evaluation, Record, Setting
 from kqo.bench.tasks.sample import Sample
 from kqo.bench.tasks.task import Task
@@ -53,7 +52,7 @@ class Found:
     predicted: int
     seconds: float
     queries: int
-    scores: NDArray[np.float32] | None
+    scores: NDArray[np.float32]
 
 
 def measure(
@@ -63,7 +62,6 @@ def measure(
     settings: Sequence[Setting],
     seeds: Sequence[int],
     *,
-    held_out: bool = True,
     window: int = 16,
     stride: int = 4,
     quality: float = 0.9,
@@ -72,7 +70,7 @@ def measure(
     batches: Sequence[int] = BATCHES,
     report: Callable[[str], None] = lambda line: None,
 ) -> Measured:
-    """Run every setting on images of a task.
+    """Run every setting on held-out images of a task.
 
     PyTorch runs a sample of the positions at its best batch size before the first setting and after
     each one, so that what else the machine does weighs on both; its time does not depend on the
@@ -84,7 +82,6 @@ def measure(
         model: classifies images of the task; in eval mode.
         settings: what to compare, exact first: the others are held against its heatmaps.
         seeds: of the images.
-        held_out: whether these are held-out images, or training images, to tune on.
         window: side of the windows in pixels.
         stride: step between windows in pixels.
         quality: the similarity that counts as met.
@@ -96,7 +93,7 @@ def measure(
     if threads is not None:
         torch.set_num_threads(threads)
     workload = Occlusion(window, stride)
-    samples = tuple(task.generate(seed, held_out=held_out) for seed in seeds)
+    samples = tuple(task.generate(seed, held_out=True) for seed in seeds)
     inputs = [task.preprocess(sample.image) for sample in samples]
     placed = workload.resolve(inputs[0].shape[1:])
     chosen = np.random.default_rng(0).permutation(len(placed))[:dense_images]
@@ -111,9 +108,9 @@ def measure(
     records: list[Record] = []
     right = []
     for setting in settings:
-        asked = _runner(setting, model, inputs[0].shape[1:], workload, window, stride, threads)
+        asked = _runner(setting, model, inputs[0].shape[1:], workload, threads)
         first = asked(inputs[0][0])  # binds positions, which is done once per plan
-        if first.scores is not None and setting is settings[0]:
+        if setting is settings[0]:
             difference = np.abs(first.scores[chosen] - expected).max()
             error = float(difference / np.abs(expected).max())
         maps = []
@@ -159,21 +156,10 @@ def _runner(
     model: nn.Module,
     shape: tuple[int, ...],
     workload: Occlusion,
-    window: int,
-    stride: int,
     threads: int | None,
 ) -> Callable[[Heatmap], Found]:
     """What answers one image (C, H, W) by a setting."""
     options = kqo.Options(threads=threads, progress=False, **setting.options)
-    if setting.coarse is not None:
-        drill = DrillDown(model, shape, window, stride, *setting.coarse, options)
-
-        def run_drill(image: Heatmap) -> Found:
-            made = drill.run(image)
-            drop = made.drop.astype(np.float32)
-            return Found(drop, made.predicted, made.seconds, made.queries, None)
-
-        return run_drill
     plan = kqo.compile(model, (torch.zeros((1, *shape)),), workload, options)
 
     def run_plan(image: Heatmap) -> Found:
@@ -182,7 +168,8 @@ def _runner(
         seconds = time.perf_counter() - began
         target = int(result.predicted())
         drop = np.asarray(result.original[target] - result.heatmap(target), dtype=np.float32)
-        return Found(drop, target, seconds, len(result.workload), result.scores)
+        (asked,) = result.facts.get("asked", [len(result.workload)])
+        return Found(drop, target, seconds, asked, result.scores)
 
     return run_plan
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kqo.profile import Profile
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -18,15 +20,12 @@ class Setting:
         family: which ablation it belongs to: ``exact``, ``tau``, ...
         options: keyword arguments of :class:`kqo.Options`; empty for exact.
         value: its place on the ablation's axis; None where it has none.
-        coarse: of drill-down, the first stride in pixels and the share of its positions that is
-            refined; None for all positions.
     """
 
     name: str
     family: str
     options: Mapping[str, Any]
     value: float | None = None
-    coarse: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,48 +151,53 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A setting chosen on images to tune on, and how it does on held-out ones.
+    """A setting that a profile chose, and how it does on held-out images.
 
     Attributes:
         quality: the similarity asked for.
-        setting: the fastest that reached it on enough of the images to tune on.
-        met: share of the held-out images on which it reaches it.
+        expected: what the profile expects 95 % of images to reach.
+        met: share of the held-out images on which it is reached.
         summary: of the setting on the held-out images.
     """
 
     quality: float
-    setting: Setting
+    expected: float
     met: float
     summary: Summary
 
 
-ENOUGH = 0.95
-"""Share of the images to tune on that has to reach the quality."""
+def tuned_settings(profile: Profile, qualities: Sequence[float]) -> list[Setting]:
+    """The settings that a profile chooses for some qualities, named by them."""
+    found = []
+    for quality in qualities:
+        setting = profile.for_quality(quality).setting
+        options: dict[str, Any] = {"step": setting.step, "share": setting.share}
+        options |= {"until": setting.until, "approximations": {"tau": setting.tau}}
+        found.append(Setting(f"for SSIM {quality:g}: {setting}", "tuned", options, quality))
+    return found
 
 
-def tune(sampled: Evaluation, held_out: Evaluation, quality: float) -> Tuned:
-    """Choose the fastest setting that reaches a quality, and look how it does on other images.
-
-    Args:
-        sampled: every setting on the images to tune on; exact among them, which always reaches it.
-        held_out: the same settings on others.
-        quality: the similarity asked for.
-    """
-    good = [s for s in sampled.summaries() if sampled.met(s.setting.name, quality) >= ENOUGH]
-    chosen = max(good, key=lambda s: s.speedup).setting
-    (summary,) = (s for s in held_out.summaries() if s.setting == chosen)
-    return Tuned(quality, chosen, held_out.met(chosen.name, quality), summary)
+def tuned(profile: Profile, held_out: Evaluation) -> list[Tuned]:
+    """How the settings of :func:`tuned_settings` do on held-out images."""
+    found = []
+    for summary in held_out.family("tuned"):
+        quality = summary.setting.value or 0.0
+        expected = profile.for_quality(quality).quality
+        met = held_out.met(summary.setting.name, quality)
+        found.append(Tuned(quality, expected, met, summary))
+    return found
 
 
 def tuned_table(found: Sequence[Tuned]) -> str:
     """Markdown: one line per quality asked for."""
     head = (
-        "| SSIM asked for | tuned setting | met on held-out images | SSIM, mean | worst"
-        " | over PyTorch |\n|---|---|---|---|---|---|\n"
+        "| SSIM asked for | tuned setting | met on held-out images | SSIM, mean | worst | queries"
+        " | over PyTorch |\n|---|---|---|---|---|---|---|\n"
     )
     return head + "".join(
-        f"| {t.quality:g} | {t.setting.name} | {t.met:.0%} | {t.summary.ssim:.3f}"
-        f" | {t.summary.worst_ssim:.3f} | {t.summary.speedup:.1f}x |\n"
+        f"| {t.quality:g} | {t.summary.setting.name.partition(': ')[2]} | {t.met:.0%}"
+        f" | {t.summary.ssim:.3f} | {t.summary.worst_ssim:.3f} | {t.summary.queries:.0f}"
+        f" | {t.summary.speedup:.1f}x |\n"
         for t in found
     )
 

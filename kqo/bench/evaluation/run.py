@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
+import kqo
 from kqo.bench.evaluation import plots
 from kqo.bench.evaluation.measure import Measured, measure
 from kqo.bench.evaluation.records import (
@@ -14,7 +17,8 @@ from kqo.bench.evaluation.records import (
     Setting,
     Tuned,
     table,
-    tune,
+    tuned,
+    tuned_settings,
     tuned_table,
 )
 from kqo.bench.evaluation.settings import AXES, EXACT, FAMILIES, settings
@@ -22,6 +26,8 @@ from kqo.bench.report import machine
 from kqo.bench.tasks.networks import NETWORKS, WEIGHTS, load_network, widened
 from kqo.bench.tasks.task import TASKS, Task, task_named
 from kqo.errors import ArgumentError
+from kqo.profile import Profile
+from kqo.workloads import Occlusion
 
 QUALITIES = (0.8, 0.9, 0.95)
 """Similarities that settings are tuned for."""
@@ -53,7 +59,7 @@ class Asked:
     networks: Sequence[str] = NETWORKS
     families: Sequence[str] = tuple(FAMILIES)
     images: int = 16
-    samples: int = 12
+    samples: int = 20
     wide_images: int = 1
     window: int = 16
     stride: int = 4
@@ -97,24 +103,28 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     narrow: list[Evaluation] = []
     wide: list[Evaluation] = []
-    tuned: dict[tuple[str, str], list[Tuned]] = {}
+    reached: dict[tuple[str, str], list[Tuned]] = {}
     chosen = settings(tuple(asked.families))
     for name in asked.tasks:
         for network in asked.networks:
             job = _Job(asked, task_named(name), network, report)
-            found = job.measure(chosen, range(asked.images))
+            ours = list(chosen)
+            profile = None
+            if asked.samples:
+                profile = job.profile()
+                profile.save(folder / f"profile_{name}_{network}.json")
+                ours += tuned_settings(profile, QUALITIES)
+            found = job.measure(ours, range(asked.images))
             narrow.append(found.evaluation)
             _draw_heatmaps(asked, found, folder / f"heatmaps_{name}_{network}.png")
-            if asked.samples:
-                sampled = job.measure(chosen, range(asked.samples), held_out=False).evaluation
-                tuned[name, network] = [tune(sampled, narrow[-1], q) for q in QUALITIES]
+            if profile is not None:
+                reached[name, network] = tuned(profile, narrow[-1])
             if asked.wide_images:
-                kept = [t.setting for t in tuned.get((name, network), ())]
                 # Taken at full width: what was tuned, and Krypton's settings where asked for.
-                again = [s for s in chosen if s.family in ("exact", "combined") or s in kept]
+                again = [s for s in ours if s.family in ("exact", "combined", "tuned")]
                 images = range(1, 1 + asked.wide_images)  # the first image has no object
                 wide.append(job.measure(again, images, wide=True).evaluation)
-            _write(narrow, wide, tuned, folder)  # after each: a run that is cut off keeps these
+            _write(narrow, wide, reached, folder)  # after each: a run that is cut off keeps these
     for family in (f for f in asked.families if f in AXES):
         plots.ablation(
             narrow, family, AXES[family], folder / f"{family}.png", falling=family == "tau"
@@ -132,26 +142,37 @@ class _Job:
     network: str
     report: Callable[[str], None]
 
+    def profile(self) -> Profile:
+        """Of the narrow network, tuned on training images."""
+        asked, task = self.asked, self.task
+        self.report(f"{self.network}, {task.name}, tuning")
+        images = [
+            task.preprocess(task.generate(seed, held_out=False).image)
+            for seed in range(asked.samples)
+        ]
+        plan = kqo.compile(
+            load_network(task, self.network, asked.weights),
+            (torch.zeros(images[0].shape),),
+            Occlusion(asked.window, asked.stride),
+            kqo.Options(threads=asked.threads, progress=False),
+            name=self.network,
+        )
+        return plan.tune([image[0] for image in images])
+
     def measure(
-        self,
-        chosen: Sequence[Setting],
-        seeds: Sequence[int],
-        *,
-        held_out: bool = True,
-        wide: bool = False,
+        self, chosen: Sequence[Setting], seeds: Sequence[int], *, wide: bool = False
     ) -> Measured:
         """Run settings on images of the task, by the narrow network or its twin of full width."""
         asked = self.asked
         model = load_network(self.task, self.network, asked.weights)
         label = f"{self.network}, full width" if wide else self.network
-        self.report(f"{label}, {self.task.name}{'' if held_out else ', images to tune on'}")
+        self.report(f"{label}, {self.task.name}")
         return measure(
             self.task,
             label,
             widened(model, self.network) if wide else model,
             chosen,
             seeds,
-            held_out=held_out,
             window=asked.window,
             stride=asked.stride,
             quality=asked.quality,
@@ -186,7 +207,7 @@ def _draw_heatmaps(asked: Asked, found: Measured, path: Path) -> None:
 def _write(
     narrow: Sequence[Evaluation],
     wide: Sequence[Evaluation],
-    tuned: Mapping[tuple[str, str], Sequence[Tuned]],
+    reached: Mapping[tuple[str, str], Sequence[Tuned]],
     folder: Path,
 ) -> None:
     about = machine()
@@ -203,8 +224,8 @@ def _write(
             f" heatmaps differ from it by {evaluation.error:.1e} of the largest output; met: SSIM"
             f" of at least {evaluation.quality:g}.\n\n{table(evaluation.summaries())}"
         )
-        if (evaluation.task, evaluation.network) in tuned:
-            found = tuned[evaluation.task, evaluation.network]
+        if (evaluation.task, evaluation.network) in reached:
+            found = reached[evaluation.task, evaluation.network]
             parts.append(f"\nTuned on training images:\n\n{tuned_table(found)}")
     (folder / "results.md").write_text("".join(parts), encoding="utf-8")
     values = {
@@ -212,7 +233,7 @@ def _write(
         "evaluations": [e.to_dict() for e in (*narrow, *wide)],
         "tuned": [
             {"task": task, "network": network, **asdict(one)}
-            for (task, network), found in tuned.items()
+            for (task, network), found in reached.items()
             for one in found
         ],
     }

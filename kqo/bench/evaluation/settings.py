@@ -16,38 +16,45 @@ def clipped() -> list[Setting]:
 
 
 def refined() -> list[Setting]:
-    """Drill-down from every third position, by the share of coarse positions that is refined."""
+    """Drill-down from every third position, by the share of the others that is asked."""
     shares = (0.0, 0.1, 0.25, 0.4, 0.6)
-    return [Setting(f"r {r:g} (S1 12)", "r", {}, r, (12, r)) for r in shares]
+    return [Setting(f"r {r:g} (step 3)", "r", {"step": 3, "share": r}, r) for r in shares]
 
 
 def coarse() -> list[Setting]:
-    """Drill-down that refines a quarter, Krypton's default, by the first stride."""
-    return [Setting(f"S1 {s} (r 0.25)", "S1", {}, s, (s, 0.25)) for s in (8, 12, 16, 20, 24)]
+    """Drill-down that asks a quarter, Krypton's default, by the first step."""
+    return [
+        Setting(f"step {s} (r 0.25)", "step", {"step": s, "share": 0.25}, s)
+        for s in (2, 3, 4, 5, 6)
+    ]
+
+
+def enough() -> list[Setting]:
+    """Drill-down from every third position, by the estimated similarity at which it ends."""
+    values = (0.5, 0.6, 0.7, 0.8, 0.9)
+    return [Setting(f"until {u:g} (step 3)", "until", {"step": 3, "until": u}, u) for u in values]
 
 
 def combined() -> list[Setting]:
     """Krypton's settings for its images of retinas (r = 0.1), and its default, with tau."""
-    return [
-        Setting(
-            f"S1 {s}, r {r:g}, tau {tau:g}",
-            "combined",
-            {"approximations": {"tau": tau}},
-            None,
-            (s, r),
-        )
-        for s, r in ((12, 0.1), (16, 0.1), (12, 0.25), (16, 0.25))
-        for tau in (0.7, 0.5)
-    ]
+    drills = ({"step": 3, "share": 0.1}, {"step": 4, "share": 0.1}, {"step": 3, "share": 0.25})
+    found = []
+    for drill in (*drills, {"step": 3, "until": 0.7}):
+        name = ", ".join(f"{'r' if k == 'share' else k} {v:g}" for k, v in drill.items())
+        for tau in (0.7, 0.5):
+            options = {"approximations": {"tau": tau}, **drill}
+            found.append(Setting(f"{name}, tau {tau:g}", "combined", options))
+    return found
 
 
-FAMILIES = {"tau": clipped, "r": refined, "S1": coarse, "combined": combined}
+FAMILIES = {"tau": clipped, "r": refined, "step": coarse, "until": enough, "combined": combined}
 """Groups of settings by name."""
 
 AXES = {
     "tau": "tau: share that projective fields are clipped to",
-    "r": "r: share of the coarse positions that is refined (S1 = 12)",
-    "S1": "S1: first stride in pixels (r = 0.25)",
+    "r": "r: share of the positions outside of the coarse grid (step 3)",
+    "step": "step of the coarse grid, in positions (r = 0.25)",
+    "until": "until: estimated SSIM at which refinement ends (step 3)",
 }
 """The groups that are ablations of one parameter, and what the axis of their plot says."""
 
