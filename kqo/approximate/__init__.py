@@ -1,1 +1,1 @@
-"""Approximate answers: heatmaps that refine."""
+"""Approximate answers: drill-down, profiles, refinement, and how good they are."""
