@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,21 +20,21 @@ from kqo.ir.plan import Array
 from kqo.ir.region import Region as SymbolicRegion
 from kqo.ir.schema import Axes, names, shape
 from kqo.options import available_cores
-from kqo.planner.physical import PhysicalPlan, Step, Table
+from kqo.planner.physical import PhysicalPlan, Step
 from kqo.runtime import blas
 from kqo.runtime.bind import Binder, Bound
 from kqo.runtime.finite import are_finite
 from kqo.runtime.footprint import Footprint
 from kqo.runtime.opaque import Functions, OpaqueRows, assemble
 from kqo.runtime.patch import PatchRows
-from kqo.runtime.plain import layout, plain
-from kqo.runtime.rows import PADDING_ROWS, Ints, Region, everything
+from kqo.runtime.plain import plain
+from kqo.runtime.rows import Ints, Region, everything
 from kqo.runtime.schedule import Queue, batches_of
-from kqo.runtime.slots import Arena, unpinned
+from kqo.runtime.slots import spans_of
+from kqo.runtime.storage import Storage
 from kqo.runtime.tail import tail_of
 from kqo.runtime.templates import Templates
 from kqo.runtime.timing import Timings
-from kqo.runtime.workspace import Workspace
 
 Values = NDArray[Any]
 Progress = Callable[[int, int], None]
@@ -101,7 +100,7 @@ class Engine:
         self._bind_regions()
         self._tail = tail_of(plan, self.boxes)
         kept = self._tail.kept if self._tail is not None else ()
-        spans = {t: s for t, s in unpinned(plan, self.boxes).items() if t not in kept}
+        spans = spans_of(plan, self.boxes, kept)
         self._footprint = Footprint(
             plan, self.boxes, spans, self._tail, self.workers, self.queries, self._batches
         )
@@ -153,63 +152,21 @@ class Engine:
 
     def _allocate(self) -> None:
         self._load()
-        dtype = np.dtype(self.plan.dtype)
-        self.buffers: list[Values] = []
-        self.slots: list[dict[int, int]] = [{} for _ in range(self.workers)]
         capacities = self._footprint.capacities(self.batches, self.group)
-        for table in self.plan.tables:
-            rows = PADDING_ROWS + (table.rows if table.view else 0)
-            if table.id in self.boxes and table.id not in self._footprint.spans:
-                for worker in range(self.workers):
-                    self.slots[worker][table.id] = rows
-                    rows += capacities[table.id]
-            buffer = np.empty((rows, table.columns), dtype=dtype)
-            buffer[0], buffer[1], buffer[2] = 0, -math.inf, math.inf
-            self.buffers.append(buffer)
-            if table.view and table.name in self.plan.constants:
-                self._fill(table, self.plan.constants[table.name])
-        self.workspaces = [Workspace(dtype) for _ in range(self.workers)]
-        arena = self._footprint.arena(capacities)
-        self.arenas = [np.empty(arena.size, dtype=dtype) for _ in range(self.workers)]
-        self.rows = [self._rows_of(w, arena, capacities) for w in range(self.workers)]
+        self.storage = Storage(self._footprint, capacities)
         self._held = [(_Held(), _Held()) for _ in range(self.workers)]
         self._views: dict[int, Bound] = {}
         self._templates = Templates()
         self._allocated = True
 
-    def _rows_of(self, worker: int, arena: Arena, capacities: Mapping[int, int]) -> list[Values]:
-        """The buffers as one worker sees them: with its own rows of the tables in the arena."""
-        found = list(self.buffers)
-        for table, offset in arena.offsets.items():
-            columns = self.plan.tables[table].columns
-            rows = capacities[table]
-            part = self.arenas[worker][offset : offset + rows * columns]
-            found[table] = part.reshape(rows, columns)
-            self.slots[worker][table] = 0
-        return found
-
     @property
     def nbytes(self) -> int:
         """Bytes of rows and scratch held, without the constants."""
-        if not self._allocated:
-            return 0
-        held: list[Values | Workspace] = [*self.buffers, *self.arenas, *self.workspaces]
-        return sum(a.nbytes for a in held)
+        return self.storage.nbytes if self._allocated else 0
 
     def views_are_finite(self) -> bool:
         """Whether no value of a base relation or view of the last run is NaN or infinite."""
-        rows = (
-            self.buffers[table.id][PADDING_ROWS : PADDING_ROWS + table.rows]
-            for table in self.plan.tables
-            if table.view
-        )
-        return are_finite(rows)
-
-    def _fill(self, table: Table, value: Array) -> None:
-        """Write a whole relation, shaped as its axes, into the table's view rows."""
-        order = np.argsort(layout(table.axes))
-        rows = np.asarray(value).transpose(order).reshape(table.rows, table.columns)
-        self.buffers[table.id][PADDING_ROWS : PADDING_ROWS + table.rows] = rows
+        return are_finite(self.storage.views())
 
     def _bound(
         self,
@@ -260,14 +217,16 @@ class Engine:
     ) -> None:
         began = time.thread_time()
         with np.errstate(all="ignore"):
-            self.functions[number](bound, self.constants[number], self.workspaces[worker], blocks)
+            self.functions[number](
+                bound, self.constants[number], self.storage.workspaces[worker], blocks
+            )
         if self._timings is not None:
             self._timings.note(worker, number, began, began, time.thread_time())
 
     def _view_bound(self, number: int, step: Step) -> Bound:
         if number not in self._views:
             table = self.plan.tables[step.table]
-            binder = Binder(self.plan.tables, self.buffers, {}, {}, parts=self.workers)
+            binder = Binder(self.plan.tables, self.storage.buffers, {}, {}, parts=self.workers)
             out = everything(table.positions, 1)
             self._views[number] = self._bound(step, number, binder, out, NO_QUERIES, {})
         return self._views[number]
@@ -295,7 +254,7 @@ class Engine:
         done: Callable[[int], bool],
     ) -> None:
         """Run batches one by one, and what is behind the last window for all of them at once."""
-        slots = dict(self.slots[worker])
+        slots = dict(self.storage.slots[worker])
         before, behind = self._held[worker]
         tail = self._tail
         head = self.boxes.keys() - tail.own if tail is not None else self.boxes.keys()
@@ -310,7 +269,7 @@ class Engine:
                 return
         if tail is not None:
             steps, every = range(end, len(self.plan.steps)), np.concatenate(batches)
-            slots = self.slots[worker]
+            slots = self.storage.slots[worker]
             binder = self._run_steps(steps, every, worker, tail.tables, behind, slots)
             self._store(binder, every, results)
 
@@ -338,8 +297,10 @@ class Engine:
             slots: where delta rows begin, by table.
         """
         regions = self._regions(batch, held, tables)
-        binder = Binder(self.plan.tables, self.rows[worker], regions, slots, self._templates)
-        workspace = self.workspaces[worker]
+        binder = Binder(
+            self.plan.tables, self.storage.rows[worker], regions, slots, self._templates
+        )
+        workspace = self.storage.workspaces[worker]
         made: dict[Any, Any] = {}
         bounds: dict[int, Bound] = {}
         timings = self._timings
@@ -492,4 +453,4 @@ class Engine:
             if value is None or value.shape != shape(table.axes):
                 given = "nothing" if value is None else f"shape {value.shape}"
                 raise ArgumentError(table.name, given, f"an array of shape {shape(table.axes)}")
-            self._fill(table, value)
+            self.storage.fill(table, value)

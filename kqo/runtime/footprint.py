@@ -15,11 +15,11 @@ from kqo.ir.window import group_products, roles, tiling
 from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS, FEWEST_TILES
 from kqo.planner.physical import PhysicalPlan, Step
 from kqo.runtime.rows import Ints
-from kqo.runtime.slots import Arena, pack
+from kqo.runtime.slots import ALIGNMENT, Arena, Spans, pack
 from kqo.runtime.tail import QUERIES, Tail
 
 BATCHES = (96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
-LEAST_MEMORY, MOST_MEMORY = 144 << 20, 256 << 20
+LEAST_MEMORY, MOST_MEMORY = 128 << 20, 256 << 20
 """Beside the views, where no memory is given: more for larger layers, as dense engines have it."""
 NUMBER = 8
 """Bytes of a row number."""
@@ -71,7 +71,7 @@ class Footprint:
     Attributes:
         plan: the physical plan.
         boxes: regions of the tables with delta rows.
-        spans: steps at which the tables are alive whose delta rows share memory.
+        spans: steps at which delta rows are needed.
         tail: the steps that several batches are run through at once, if there are any.
         workers: threads.
         queries: of the workload.
@@ -80,7 +80,7 @@ class Footprint:
 
     plan: PhysicalPlan
     boxes: Mapping[int, Boxes]
-    spans: Mapping[int, tuple[int, int]]
+    spans: Spans
     tail: Tail | None
     workers: int
     queries: int
@@ -117,18 +117,24 @@ class Footprint:
         return found
 
     def arena(self, capacities: Mapping[int, int]) -> Arena:
-        """Memory of one worker for the tables whose delta rows are only read in place."""
-        tables = self.plan.tables
-        return pack(self.spans, {t: capacities[t] * tables[t].columns for t in self.spans})
+        """Elements of one worker for the tables whose delta rows are only read in place."""
+        spans, tables = self.spans.in_place, self.plan.tables
+        return pack(spans, {t: capacities[t] * tables[t].columns for t in spans}, ALIGNMENT)
+
+    def areas(self, capacities: Mapping[int, int]) -> dict[int, Arena]:
+        """Rows of one worker for the other tables, by their columns."""
+        found: dict[int, dict[int, tuple[int, int]]] = {}
+        for table, span in self.spans.gathered.items():
+            found.setdefault(self.plan.tables[table].columns, {})[table] = span
+        return {columns: pack(spans, capacities) for columns, spans in found.items()}
 
     def needed(self, size: int, group: int) -> int:
         """Bytes of a run in batches of this size."""
         itemsize = np.dtype(self.plan.dtype).itemsize
-        tables = self.plan.tables
         capacities = self.capacities(self.cut(size), group)
-        apart = sum(capacities[t] * tables[t].columns for t in self.boxes if t not in self.spans)
+        areas = sum(n * area.size for n, area in self.areas(capacities).items())
         numbers = sum(
-            number_bytes(s, capacities[s.table], s.sources[0] in self.spans)
+            number_bytes(s, capacities[s.table], s.sources[0] in self.spans.in_place)
             for s in self.plan.steps
             if s.delta
         )
@@ -136,7 +142,7 @@ class Footprint:
             scratch_bytes(s, itemsize, capacities.get(s.table) if s.delta else None)
             for s in self.plan.steps
         )
-        rows = (self.arena(capacities).size + apart) * itemsize
+        rows = (self.arena(capacities).size + areas) * itemsize
         return self.view_bytes + (rows + numbers + scratch) * self.workers
 
     def batch(self, memory: int) -> int:

@@ -143,13 +143,16 @@ class Workspace:
         np.take(runs, index, axis=0, out=out, mode="clip")
         return out.reshape(z - a, -1)
 
-    def tap(self, source: Input, j: int, a: int, z: int, out: Values | None = None) -> Values:
-        """The rows that output rows a to z read at tap j: shape (z - a, columns)."""
-        out = self.array("tap", (z - a, source.buffer.shape[1])) if out is None else out
+    def tap(self, source: Input, j: int, a: int, z: int, name: str = "tap") -> Values:
+        """The rows that output rows a to z read at tap j: shape (z - a, columns).
+
+        Where rows are read in place this is a view of the buffer, not to be written to. Never the
+        target itself: NumPy would copy it, being of the same array as the buffer.
+        """
         if source.index is None:
-            np.copyto(out, source.buffer[source.first + a : source.first + z])
-        else:
-            np.take(source.buffer, source.index[a:z, j], axis=0, out=out, mode="clip")
+            return source.buffer[source.first + a : source.first + z]
+        out = self.array(name, (z - a, source.buffer.shape[1]))
+        np.take(source.buffer, source.index[a:z, j], axis=0, out=out, mode="clip")
         return out
 
     def transposed(self, name: str, x: Values) -> Values:
