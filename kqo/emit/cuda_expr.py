@@ -16,6 +16,7 @@ _CALLS: dict[str, Callable[..., str]] = {
     "gt": lambda a, b: f"({a} > {b} ? 1.f : 0.f)",
     "ge": lambda a, b: f"({a} >= {b} ? 1.f : 0.f)",
     "eq": lambda a, b: f"({a} == {b} ? 1.f : 0.f)",
+    "when": lambda v, m: f"({m} != 0.f ? {v} : -KQO_INF)",
     "where": lambda c, a, b: f"({c} != 0.f ? {a} : {b})",
     "rsqrt": lambda a: f"(1.f / sqrtf({a}))",
     "sigmoid": lambda a: f"(1.f / (1.f + expf(-{a})))",

@@ -35,9 +35,10 @@ UFUNCS = {
     "erf": "erf",
     "sin": "np.sin",
     "cos": "np.cos",
+    "when": "when",
     "where": "where",
 }
-HELPERS = ("rsqrt", "sigmoid", "erf", "where")
+HELPERS = ("rsqrt", "sigmoid", "erf", "when", "where")
 
 
 @dataclass

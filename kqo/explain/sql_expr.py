@@ -77,6 +77,7 @@ FUNCTIONS: dict[str, Callable[..., str]] = {
     "floor": lambda a: f"FLOOR({a})",
     "ceil": lambda a: f"CEIL({a})",
     "round": _even,
+    "when": lambda v, m: f"CASE WHEN {m} <> 0 THEN {v} ELSE -{INFINITY} END",
     "where": lambda c, a, b: f"CASE WHEN {c} <> 0 THEN {a} ELSE {b} END",
     "exp": lambda a: f"EXP({a})",
     "log": lambda a: f"CASE WHEN {a} > 0 THEN LN({a}) WHEN {a} = 0 THEN -{INFINITY} ELSE {NAN} END",

@@ -13,6 +13,8 @@ from kqo.frontend.slices import narrow
 from kqo.frontend.values import Constant, Number, Operand, Value
 from kqo.ir.scalar import RELU, Expr, Num, V, call, format_expr
 
+POSITIVE = call("gt", V, 0.0)
+
 
 def clamp(v: Expr, low: Number | None, high: Number | None) -> Expr:
     """``v`` held between two numbers, either of which may be absent; NaN stays NaN."""
@@ -31,7 +33,7 @@ def times(*factors: Expr | Number) -> Expr:
 
 
 def _positive(then: Expr, otherwise: Expr) -> Expr:
-    return call("where", call("gt", V, 0.0), then, otherwise)
+    return call("where", POSITIVE, then, otherwise)
 
 
 def _expm1(v: Expr) -> Expr:
@@ -138,6 +140,9 @@ def prelu(at: Context, x: Value, weight: Operand) -> Value:
     w = at.constant(weight, "the slope")
     if w.tensor.dim() == 1 and len(x.dims) > 1:
         w = Constant(w.name, w.tensor.reshape([-1] + [1] * (len(x.dims) - 2)))
+    if not w.tensor.isfinite().all():  # 0 times such a weight is NaN
+        rest = combine(at, "when", combine(at, "mul", x, w), apply(x, call("eq", POSITIVE, 0.0)))
+        return combine(at, "max", apply(x, call("where", POSITIVE, V, -math.inf)), rest)
     below = combine(at, "mul", apply(x, call("min", V, 0.0)), w)
     return combine(at, "add", apply(x, RELU), below)
 

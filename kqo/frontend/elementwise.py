@@ -13,11 +13,12 @@ from kqo.frontend.values import Number, Operand, Value
 from kqo.ir.scalar import Expr, Num, V, call, format_expr
 
 _UNARY = (
-    "abs", "neg", "sign", "floor", "ceil", "round", "exp", "log", "log1p", "sqrt", "rsqrt", "erf",
+    "abs", "neg", "floor", "ceil", "round", "exp", "log", "log1p", "sqrt", "rsqrt", "erf",
     "sin", "cos",
 )  # fmt: skip
 _EXPRESSIONS: dict[str, Expr] = {
     **{name: call(name, V) for name in _UNARY},
+    "sign": call("sub", call("gt", V, 0.0), call("gt", 0.0, V)),  # of NaN it is 0
     "reciprocal": call("div", 1.0, V),
     "square": times(V, V),
     "expm1": call("sub", call("exp", V), 1.0),
@@ -221,10 +222,9 @@ def logical_or(at: Context, a: Operand, b: Operand) -> Value:
     kind="where",
 )  # fmt: skip
 def where(at: Context, condition: Operand, a: Operand | Number, b: Operand | Number) -> Value:
-    """``a`` where the condition holds, else ``b``, as ``max(min(a, +inf or -inf), ...)``.
+    """``a`` where the condition holds, else ``b``: the larger of each branch where it is taken.
 
-    Infinities in the branch that is not taken do no harm, as they would in a weighted sum; NaN
-    does.
+    Where it is not taken a branch is minus infinity, whatever it was: NaN does no harm there.
     """
     yes = _bounded(at, a, condition, when=True)
     no = _bounded(at, b, condition, when=False)
@@ -237,9 +237,8 @@ def _bounded(at: Context, x: Operand | Number, condition: Operand, when: bool) -
     if isinstance(x, (int, float)):
         chosen = (Num(float(x)), Num(-math.inf))
         return apply(mask, call("where", V, *(chosen if when else chosen[::-1])))
-    bound = (Num(math.inf), Num(-math.inf))
-    limit = apply(mask, call("where", V, *(bound if when else bound[::-1])))
-    return combine(at, "min", x, limit)
+    taken = mask if when else apply(mask, call("eq", V, 0.0))
+    return combine(at, "when", x, taken)
 
 
 @lowers("aten.masked_fill.Scalar", kind="where")

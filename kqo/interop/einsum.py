@@ -47,6 +47,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "sign": torch.sign, "floor": torch.floor, "ceil": torch.ceil, "round": torch.round,
     "gt": lambda a, b: (a > b).double(), "ge": lambda a, b: (a >= b).double(),
     "eq": lambda a, b: (a == b).double(), "where": lambda c, a, b: torch.where(c != 0, a, b),
+    "when": lambda v, m: torch.where(m != 0, v, -math.inf),
     "exp": torch.exp, "log": torch.log, "log1p": torch.log1p, "sqrt": torch.sqrt,
     "rsqrt": torch.rsqrt, "pow": torch.pow, "tanh": torch.tanh, "sigmoid": torch.sigmoid,
     "erf": torch.erf, "sin": torch.sin, "cos": torch.cos, "left": lambda a, b: a + 0 * b,

@@ -31,7 +31,7 @@ from kqo.ir.schema import (
 
 GROUPED = "grouped_gemm"
 AGGREGATES = ("sum", "mean", "max", "min")
-COMBINES = ("mul", "add", "sub", "div", "max", "min", "pow", "left", "gt", "ge", "eq")
+COMBINES = ("mul", "add", "sub", "div", "max", "min", "pow", "left", "gt", "ge", "eq", "when")
 
 
 class Node(metaclass=Interned):

@@ -126,6 +126,7 @@ FUNCTIONS: dict[str, Function] = {
     "gt": Function(2, lambda a, b: type(a)(a > b), True),
     "ge": Function(2, lambda a, b: type(a)(a >= b), True),
     "eq": Function(2, lambda a, b: type(a)(a == b), True),
+    "when": Function(2, lambda v, m: v if m else -math.inf, True),
     "where": Function(3, lambda c, a, b: a if c else b, True),
     "exp": Function(1, _exp, False),
     "log": Function(

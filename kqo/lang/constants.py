@@ -27,6 +27,7 @@ _COMBINE: dict[str, Callable[[Any, Any], Any]] = {
     "gt": lambda a, b: np.greater(a, b).astype(np.float64),
     "ge": lambda a, b: np.greater_equal(a, b).astype(np.float64),
     "eq": lambda a, b: np.equal(a, b).astype(np.float64),
+    "when": lambda v, m: np.where(np.asarray(m) != 0, v, -np.inf),
 }
 _SCALAR: dict[str, Callable[..., Any]] = {
     **{name: _COMBINE[name] for name in _COMBINE if name != "left"},

@@ -25,7 +25,7 @@ CHECKS = (RATIONALS, DUCKDB, TORCH)
 TOLERANCE = 1e-12
 """Relative, of evaluations in floats; 1e-9 where a function leaves the rationals."""
 ROUGH = 1e-9
-_JUMPS = {"gt", "ge", "eq", "sign", "floor", "ceil", "round", "where"}
+_JUMPS = {"gt", "ge", "eq", "sign", "floor", "ceil", "round", "when", "where"}
 
 
 @dataclass(frozen=True)

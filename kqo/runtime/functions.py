@@ -66,6 +66,11 @@ def where(condition: Values, a: Values, b: Values, out: Values) -> None:
     np.copyto(out, np.where(np.asarray(condition) != 0, a, b))
 
 
+def when(v: Values, condition: Values, out: Values) -> None:
+    """``v`` where the condition is not zero, else minus infinity."""
+    np.copyto(out, np.where(np.asarray(condition) != 0, v, -np.inf))
+
+
 def block_diagonal(kernels: Values, many: int) -> Values:
     """Kernels of groups of features, several neighbours put together with zeros between them.
 

@@ -39,6 +39,7 @@ COMBINE: dict[str, Callable[[Values, Values], Values]] = {
     "gt": np.greater,
     "ge": np.greater_equal,
     "eq": np.equal,
+    "when": lambda v, m: np.asarray(np.where(m != 0, v, -np.inf)),
 }
 REDUCE: dict[str, Callable[..., Values]] = {
     "sum": np.sum,

@@ -57,9 +57,14 @@ def _targets(model: nn.Module) -> Iterator[Tensor]:
                 yield tensor
 
 
+def _has_gelu(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.GELU) for module in model.modules())
+
+
 @st.composite
 def cases(draw: Draw, double: bool) -> Case:
-    network = draw(networks(double))
+    # On a processor with AVX-512 PyTorch's GELU of infinity is NaN in float32, infinity in float64.
+    network = draw(networks(double).filter(lambda n: n.double or not _has_gelu(n.model)))
     if draw(st.integers(0, 2)) == 0:
         targets = list(_targets(network.model))
         if targets:

@@ -156,6 +156,7 @@ def test_broadcast_union_and_transpose():
         (call("floor", V), torch.floor),
         (call("round", V), torch.round),
         (call("where", call("gt", V, 0.0), V, call("mul", V, 0.5)), lambda x: F.leaky_relu(x, 0.5)),
+        (call("when", V, call("gt", V, 0.0)), lambda x: torch.where(x > 0, x, -torch.inf)),
         (call("sign", V), lambda x: torch.where(x.isnan(), x, torch.sign(x))),
         (call("rsqrt", V), torch.rsqrt),
         (call("div", 1.0, V), torch.reciprocal),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -146,3 +147,44 @@ def test_groups_that_share_a_product() -> None:
     plan = assert_answers(model, (x,), kqo.Occlusion(window=3, stride=3), count=9)
     assert "grouped_gemm" in {step.form for step in plan.physical.steps}
     assert plan.run(x).facts["not_finite"] == 1
+
+
+class Chosen(nn.Module):
+    """A function behind a layer."""
+
+    def __init__(self, fn: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1, bias=False)
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fn(self.conv(x))
+
+
+CHOICES: dict[str, Callable[[Tensor], Tensor]] = {
+    "where": lambda v: torch.where(v > 0, v.sqrt(), v * 0.5 - 1),
+    "replaced": lambda v: torch.nan_to_num(v, 0.5, 7.0, -7.0),
+    "by a tensor": lambda v: torch.where(v.isnan(), torch.ones_like(v), v),
+    "masked": lambda v: v.log().masked_fill(v <= 0, 3.0),
+    "sign": lambda v: v.sign(),
+    "softshrink": nn.Softshrink(),
+    "hardshrink": nn.Hardshrink(),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_what_is_not_chosen_does_no_harm(name) -> None:
+    model = randomized(Chosen(CHOICES[name]))
+    with torch.no_grad():
+        model.conv.weight.copy_(torch.eye(2)[:, :, None, None])
+    x = noise(1, 2, 6, 6)
+    x[0, 0, 0, 0], x[0, 0, 3, 3], x[0, 1, 5, 0] = math.nan, math.inf, -math.inf
+    assert_answers(model, (x,), kqo.Occlusion(window=2, stride=2), count=9)
+
+
+@pytest.mark.parametrize("slope", [math.nan, math.inf])
+def test_slopes_that_are_not_finite(slope) -> None:
+    model = randomized(nn.Sequential(nn.Conv2d(2, 3, 1), nn.PReLU(3)))
+    with torch.no_grad():
+        model[1].weight[1] = slope
+    assert_answers(model, (noise(1, 2, 6, 6),), kqo.Occlusion(window=2, stride=2), count=9)

@@ -201,13 +201,16 @@ def test_functions(fn):
     check(Map(Scan("image", axes_of(x=16)), fn), scans={"image": x})
 
 
+COMBINED = ("mul", "sub", "div", "min", "gt", "ge", "eq", "when")
+
+
 def test_combines_and_identities():
     far = Join(IMAGE, Domain(()), (Affine("x", ((1, "x"),), 5),), IMAGE.axes[2:], "left")
     check(*(Group(far, ("x",), agg) for agg in ("sum", "max", "min", "mean")))
     empty = Group(Slice(OVER, OVER.at), (), "max")
     check(empty, Group(far, (), "sum"), boxes=BOXES)
     gate = Group(IMAGE, ("c",), "max")
-    check(*(Join(IMAGE, gate, (), (), c) for c in ("mul", "sub", "div", "min", "gt", "ge", "eq")))
+    check(*(Join(IMAGE, gate, (), (), c) for c in COMBINED))
 
 
 def test_physical_operators():
