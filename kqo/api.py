@@ -21,7 +21,7 @@ from kqo.approximate.settle import settle
 from kqo.approximate.tune import tune_plan
 from kqo.emit.source import emit
 from kqo.errors import ArgumentError, PlanFileError
-from kqo.explain.render import explain
+from kqo.explain.render import check_asked, explain
 from kqo.explain.subject import DrillDown, Subject
 from kqo.interop.preprocess import Preprocess
 from kqo.ir.boxes import Boxes
@@ -181,9 +181,11 @@ class CompiledPlan:
                 since it was loaded from a file.
             PlanError: SQL cannot say an operator of the plan.
         """
+        timed = analyze is not False
+        check_asked(stage=stage, format=format, rule=rule, steps=steps, analyze=timed)
         dropped = (without,) if isinstance(without, str) else tuple(without)
         plan = self._without(dropped) if dropped else self
-        timings = plan._timed(analyze) if analyze is not False else None
+        timings = plan._timed(analyze) if timed else None
         return explain(
             plan.subject(),
             stage=stage,

@@ -52,8 +52,11 @@ def explain(
     ] = None,
 ) -> None:
     """Print the plan of a model, or of a plan file: operators, delta regions, costs, rules."""
+    from kqo.explain.render import check_asked
+
     if output is not None:
         writable(output)
+    check_asked(stage=stage, format=format_, rule=rule, steps=steps, analyze=analyze)
     # The rules are left out by explain itself, which tells what that costs.
     bare = replace(plan, without=None)
     stored = model.model.endswith(".kqo")

@@ -13,6 +13,45 @@ from kqo.explain.text import explain_text, format_comparison
 from kqo.runtime.timing import Timings
 
 FORMATS = ("text", "json", "dot", "svg", "html", "sql")
+TIMED = ("text", "json", "html")
+"""Formats that show measured times."""
+
+
+def check_asked(
+    *,
+    stage: str | None = None,
+    format: str = "text",
+    rule: str | None = None,
+    steps: bool = False,
+    analyze: bool = False,
+) -> None:
+    """Whether there is such a rendering: before a model is exported, or a plan run for minutes.
+
+    Raises:
+        ArgumentError: a stage or format that there is not, or a combination that says nothing.
+    """
+    if format not in FORMATS:
+        raise ArgumentError("format", repr(format), ", ".join(FORMATS))
+    if stage is not None and stage not in STAGES:
+        raise ArgumentError("stage", repr(stage), ", ".join(STAGES))
+    if rule is not None or steps:
+        _refuse(format != "text", "format", f"{format!r} of what rules did", "'text'")
+        _refuse(stage is not None, "stage", f"{stage!r} of what rules did", "a stage or rules")
+        _refuse(analyze, "analyze", "True with what rules did", "one of them")
+        return
+    if format == "html":
+        _refuse(stage not in (None, "physical"), "stage", f"{stage!r} as html", "no stage")
+        return
+    if analyze:
+        _refuse(
+            stage not in (None, "physical"), "analyze", f"True with stage {stage!r}", "physical"
+        )
+        _refuse(format not in TIMED, "analyze", f"True as {format}", ", ".join(TIMED))
+    if format == "sql":
+        accepted = "logical, normalized or delta"
+        _refuse(stage in ("physical", "source"), "stage", f"{stage!r} as SQL", accepted)
+    elif stage == "source":
+        _refuse(format != "text", "format", f"{format!r} of the source", "'text'")
 
 
 def explain(
@@ -44,35 +83,22 @@ def explain(
         image: uint8 (H, W, 3), for the page to draw regions on.
 
     Raises:
-        ArgumentError: a stage or format that there is not, or a combination that says nothing.
+        ArgumentError: what :func:`check_asked` refuses, or a rule that there is not.
         PlanError: SQL cannot say an operator of the plan.
     """
-    if format not in FORMATS:
-        raise ArgumentError("format", repr(format), ", ".join(FORMATS))
-    if stage is not None and stage not in STAGES:
-        raise ArgumentError("stage", repr(stage), ", ".join(STAGES))
+    check_asked(stage=stage, format=format, rule=rule, steps=steps, analyze=timings is not None)
     if rule is not None or steps:
-        _refuse(format != "text", "format", f"{format!r} of what rules did", "'text'")
-        _refuse(stage is not None, "stage", f"{stage!r} of what rules did", "a stage or rules")
-        _refuse(timings is not None, "analyze", "True with what rules did", "one of them")
         return _rules(subject, rule, steps, known_rules)
     if format == "html":
-        _refuse(stage not in (None, "physical"), "stage", f"{stage!r} as html", "no stage")
         from kqo.explain.html import page
 
         return page(subject, timings, image)
     if format == "sql":
         from kqo.explain.sql import to_sql
 
-        wanted = stage or "logical"
-        accepted = "logical, normalized or delta"
-        _refuse(wanted in ("physical", "source"), "stage", f"{wanted!r} as SQL", accepted)
-        return to_sql(subject.plan(wanted))
+        return to_sql(subject.plan(stage or "logical"))
     wanted = stage or "physical"
-    if timings is not None:
-        _refuse(wanted != "physical", "analyze", f"True with stage {wanted!r}", "stage 'physical'")
     if wanted == "source":
-        _refuse(format != "text", "format", f"{format!r} of the source", "'text'")
         return subject.source
     if format == "json":
         from kqo.explain.document import to_json

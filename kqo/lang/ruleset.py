@@ -56,9 +56,11 @@ class RuleSet:
         Raises:
             ArgumentError: a name that is neither.
         """
+        known = (*self.names(), *FAMILIES)
         for name in dropped:
-            if name not in FAMILIES:
-                self.get(name)
+            if name not in known:
+                accepted = "the name of a rule or a family, as kqo rules lists them"
+                raise ArgumentError("without", name, accepted, hint=fail_hint(name, known))
         return RuleSet(
             tuple(r for r in self.rules if r.name not in dropped and r.family not in dropped)
         )

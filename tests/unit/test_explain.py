@@ -299,11 +299,19 @@ def test_the_page_of_a_large_network_opens_in_under_two_seconds(tmp_path):
         ({"format": "json", "steps": True}, "format: got 'json' of what rules did"),
         ({"stage": "delta", "steps": True}, "stage: got 'delta' of what rules did"),
         ({"stage": "delta", "analyze": True}, "analyze: got True with stage 'delta'"),
+        ({"format": "svg", "analyze": True}, "got True as svg; accepted: text, json, html"),
+        ({"format": "sql", "analyze": True}, "analyze: got True as sql"),
+        ({"without": "normalise"}, "did you mean normalize?"),
     ],
 )
 def test_what_says_nothing_is_an_error(plan, asked, says):
     with pytest.raises(ArgumentError, match=re.escape(says)):
         plan.explain(**asked)
+
+
+def test_what_says_nothing_is_refused_before_the_model_is_made(capsys):
+    assert main(["explain", "no.such:model", "--format", "xml"]) == 2
+    assert "format: got 'xml'" in capsys.readouterr().err
 
 
 def test_the_command_prints_what_the_api_gives(plan, capsys, tmp_path):
