@@ -233,7 +233,10 @@ class Profile:
         """ProfileError for another model or workload than the one that was measured."""
         hint = "kqo tune measures a profile for this one"
         if digest != self.digest:
-            raise ProfileError(f"profile: made for another model, {self.model}", hint=hint)
+            raise ProfileError(
+                f"profile: made for another model, {self.model}, or under other normalize rules",
+                hint=hint,
+            )
         asked = json.loads(json.dumps(workload))
         if asked != json.loads(json.dumps(self.workload)):
             other = [name for name in asked if asked[name] != self.workload.get(name)]
