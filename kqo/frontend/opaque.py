@@ -228,6 +228,9 @@ def _module(subgraph: Subgraph, constants: Mapping[fx.Node, Constant]) -> fx.Gra
             made[node] = graph.placeholder(f"input{number}")
     for node in subgraph.nodes:
         made[node] = graph.node_copy(node, lambda n: made[n])
+        if node.target is torch.ops.aten.view.default:
+            # A view of what lies in memory as it did in the model; here it may lie elsewise.
+            made[node].target = torch.ops.aten.reshape.default
         if node.op == "get_attr":
             owner = node.graph.owning_module
             setattr(root, str(node.target), getattr(owner, str(node.target)))

@@ -104,8 +104,11 @@ def window_of(
 def roles(node: Node) -> Window:
     """The window of a Group, over a Join or not, of a bare Join, or of a Physical node."""
     if isinstance(node, Physical):
-        by = node.by if node.agg else names(node.axes)
-        return window_of(node.input, node.weight, node.on, node.axes if node.agg else (), by)
+        if node.agg:
+            return window_of(node.input, node.weight, node.on, node.axes, node.by)
+        known = {*names(node.input.schema), *names(node.weight.schema)}
+        new = tuple(axis for axis in node.axes if axis.name not in known)  # of an operand
+        return window_of(node.input, node.weight, node.on, new, names(node.axes))
     if isinstance(node, Group):
         if isinstance(node.input, Join):
             j = node.input

@@ -145,3 +145,33 @@ def test_control_flow_on_data_is_said_in_plain_words(forward) -> None:
     with pytest.raises(ExportError, match=r"depends? on the values of its input") as error:
         kqo.compile(Function(forward).eval(), (noise(1, 2, 4, 4),), OCCLUSION)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+class Tokens(nn.Module):
+    """A convolution whose positions attend to each other, as PyTorch's own layers do it: they mix
+    batch and heads in one dimension, which only torch can follow."""
+
+    def __init__(self, encoder: bool) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.place = nn.Parameter(torch.randn(1, 9, 8))
+        self.first = nn.Parameter(torch.randn(1, 1, 8))
+        self.attend: nn.Module = nn.MultiheadAttention(8, 2, batch_first=True)
+        if encoder:
+            self.attend = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = encoder
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.place
+        x = torch.cat([self.first.expand(len(x), -1, -1), x], 1)
+        y = self.attend(x) if self.encoder else self.attend(x, x, x, need_weights=False)[0]
+        return self.head((x + y)[:, 0])
+
+
+@pytest.mark.parametrize("encoder", [False, True])
+def test_attention_of_pytorchs_own_layers(encoder) -> None:
+    torch.manual_seed(0)
+    model = Tokens(encoder).double().eval()
+    plan = assert_answers(model, (noise(1, 3, 12, 12),), OCCLUSION)
+    assert any(isinstance(node, Opaque) for node in plan.logical.nodes())
