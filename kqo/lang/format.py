@@ -223,7 +223,13 @@ def _pattern(pattern: ast.Pattern, room: _Room) -> str:
         head = f"${pattern.variable.name} @ "
         return head + _closed(pattern.pattern, room.behind(head))
     if isinstance(pattern, ast.AnyOf):
-        return " | ".join(_closed(option, room) for option in pattern.options)
+        flat = " | ".join(_closed(option, _Room(-10 * WIDTH)) for option in pattern.options)
+        if room.fits(flat):
+            return flat
+        first, *rest = pattern.options
+        below = _Room(room.indent + 2, 2, room.after)
+        line = "\n" + " " * below.indent + "| "
+        return line.join([_closed(first, room), *(_closed(option, below) for option in rest)])
     parts = [f.pattern for f in pattern.fields]
     names = [f.field for f in pattern.fields]
     return _laid_out(pattern.op, names, lambda i, inside: _pattern(parts[i], inside), room)

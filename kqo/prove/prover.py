@@ -26,7 +26,7 @@ from kqo.prove.run import RUN, run_emitted
 EXAMPLES = 100
 MORE = 60
 """Plans that are tried once a rule failed, for a smaller counterexample to start from."""
-TRIES = 50
+TRIES = 100
 """Plans that are tried for each instance that is asked for, before a rule is given up."""
 
 
