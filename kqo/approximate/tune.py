@@ -59,10 +59,20 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Truth:
-    """One image's exact heatmap (grid), and the class whose it is."""
+    """One image's exact heatmap of drops (grid), and the class whose it is."""
 
     heatmap: Values
     target: int
+
+
+def drops(result: Result, target: int) -> Values:
+    """By how much a class's score falls at each cell of the grid.
+
+    Similarity is that of drops, whose zero means something, and not of scores, which would have it
+    near 1 wherever a score is far from 0.
+    """
+    original = float(result.original.reshape(-1)[target])
+    return original - result.heatmap(target).astype(np.float64)
 
 
 def tune_plan(
@@ -156,14 +166,14 @@ class _Tuner:
 
     def _note_truth(self, result: Result) -> None:
         target = int(result.predicted())
-        heatmap = result.heatmap(target).astype(np.float64)
+        heatmap = drops(result, target)
         if not np.isfinite(heatmap).all():
             raise ArgumentError("images", "values that are not finite", "finite values")
         self.truths.append(_Truth(heatmap, target))
 
     def _note(self, seen: dict[Setting, _Seen], tau: float, truth: _Truth, result: Result) -> None:
         """Similarity and queries of all settings with this tau, for one image."""
-        whole = result.heatmap(truth.target).astype(np.float64)
+        whole = drops(result, truth.target)
 
         def note(setting: Setting, similarity: float, queries: int) -> None:
             found = seen.setdefault(setting, _Seen())
@@ -176,7 +186,7 @@ class _Tuner:
             return
         for step, coarse in self.coarse.items():
             values = whole.ravel()[coarse.cells]
-            order = coarse.order(values)
+            order = coarse.order(-values)  # the lowest scores are the largest drops
             estimates = coarse.estimates(values, order)
             known: dict[int, tuple[float, int]] = {}
 

@@ -116,6 +116,8 @@ def _measured(
         approximate[placed.cells] = mine
         truth = np.full(len(mine), np.nan)
         truth[placed.cells[queries]] = exact
+        # Of drops, as the similarity of whole heatmaps is taken.
+        approximate, truth = original[target] - approximate, original[target] - truth
         extent = max(float(np.ptp(approximate)), float(np.ptp(exact)))
         found = [_window(placed.grid, y, x) for y, x in corners]
         similar = float(np.mean([window_ssim(approximate[w], truth[w], extent) for w in found]))

@@ -272,7 +272,9 @@ def test_verify_measures_the_error(exact: kqo.api.CompiledPlan) -> None:
     assert 0.3 < measured["rank_correlation"] < 1
     (corner,) = sampled(plan, 196, np.random.default_rng(0))[1]
     window = np.s_[corner[0] : corner[0] + 11, corner[1] : corner[1] + 11]
-    similar = window_ssim(heat[window], truth[window], float(max(np.ptp(heat), np.ptp(truth))))
+    original = float(exact.run(image()).original.max())
+    extent = float(max(np.ptp(heat), np.ptp(truth)))
+    similar = window_ssim(original - heat[window], original - truth[window], extent)
     assert measured["ssim"] == pytest.approx(similar, abs=1e-3)
     few = plan.run(image(), verify=9).measured
     assert few is not None and few["samples"] == 9 and few["ssim"] is None
