@@ -28,6 +28,16 @@ from kqo.runtime.workspace import Input
 Values = NDArray[Any]
 Run = Callable[[int, int], Values]
 
+
+def _truth(compare: np.ufunc) -> Callable[[Values, Values], Values]:
+    """A comparison that gives 1 or 0, of the type of what it compares."""
+
+    def compared(a: Values, b: Values) -> Values:
+        return np.asarray(compare(a, b), dtype=np.result_type(a, b))
+
+    return compared
+
+
 COMBINE: dict[str, Callable[[Values, Values], Values]] = {
     "mul": np.multiply,
     "add": np.add,
@@ -36,9 +46,9 @@ COMBINE: dict[str, Callable[[Values, Values], Values]] = {
     "max": np.maximum,
     "min": np.minimum,
     "pow": np.power,
-    "gt": np.greater,
-    "ge": np.greater_equal,
-    "eq": np.equal,
+    "gt": _truth(np.greater),
+    "ge": _truth(np.greater_equal),
+    "eq": _truth(np.equal),
     "when": lambda v, m: np.asarray(np.where(m != 0, v, -np.inf)),
 }
 REDUCE: dict[str, Callable[..., Values]] = {

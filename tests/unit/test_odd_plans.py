@@ -111,3 +111,20 @@ def test_columns_of_renumbered_features() -> None:
     assert columns is not None and columns.tolist() == [0, 3, 1, 4, 2, 5]
     assert moved_columns(Rekey(source, ("a", "b", "y"), axes_of(c=6, x=5))) is None
     assert moved_columns(Rekey(source, ("a", "y", "b"), axes_of(c=10, d=3))) is None
+
+
+class Signs(nn.Module):
+    """Counts with comparisons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return (x.sign() - 2.0 * (x > 0.3)).flatten(1)
+
+
+@pytest.mark.parametrize("without", [(), ("physical",), ("delta", "physical")])
+def test_signs_are_numbers(without: tuple[str, ...]) -> None:
+    check(Signs(), (1, 6, 6), without=without)
