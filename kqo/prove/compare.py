@@ -133,21 +133,32 @@ def _rationals(pair: Pair, slack: float) -> Difference | None:
     return found
 
 
-def _differ(
-    check: str, node: Node, before: Values, after: Values, slack: float
-) -> Difference | None:
-    """The first tuple in which values differ by more than the slack allows; 0 allows nothing."""
-    before, after = np.broadcast_arrays(before, after)
+def equal(before: Values, after: Values, slack: float = 0.0) -> NDArray[np.bool_]:
+    """Where values are equal; absent tuples, which are NaN, equal each other.
+
+    Args:
+        before: numbers or rationals.
+        after: the same, of a shape that broadcasts with it.
+        slack: how far they may be apart, relative to the largest value that is finite.
+    """
     is_nan = np.frompyfunc(lambda v: v != v, 1, 1)
     absent = [np.asarray(is_nan(side), dtype=bool) for side in (before, after)]
     if slack == 0:
         same = np.asarray(before == after, dtype=bool)
     else:
-        left, right = (side.astype(np.float64) for side in (before, after))
+        left, right = (np.asarray(side, dtype=np.float64) for side in (before, after))
         finite = np.abs(left[np.isfinite(left)])
         most = slack * max(1.0, float(finite.max(initial=0.0)))
         same = np.isclose(left, right, rtol=slack, atol=most)
-    differs = np.where(absent[0] | absent[1], absent[0] != absent[1], ~same)
+    return np.asarray(np.where(absent[0] | absent[1], absent[0] == absent[1], same), dtype=bool)
+
+
+def _differ(
+    check: str, node: Node, before: Values, after: Values, slack: float
+) -> Difference | None:
+    """The first tuple in which values differ by more than the slack allows; 0 allows nothing."""
+    before, after = np.broadcast_arrays(before, after)
+    differs = ~equal(before, after, slack)
     if not differs.any():
         return None
     at = np.unravel_index(int(np.argmax(differs)), differs.shape)

@@ -224,7 +224,8 @@ class Directed(Builder):
     def _rekey(self, fields: dict[str, ast.Pattern], like: Axes | None) -> Node:
         source = self.node(fields.get("input"), like)
         axes = without_query(source.schema)
-        kind = self.choices.one_of(("same", "flat", "turned", "merged", "features", "features", "renamed"))
+        kinds = ("same", "flat", "turned", "merged", "features", "features", "renamed")
+        kind = self.choices.one_of(kinds)
         if kind == "flat":
             return Rekey(source, names(axes), axes_of(c=size(axes)))
         if kind == "merged" and len(axes) > 1:

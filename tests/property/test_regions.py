@@ -6,22 +6,13 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kqo.ir.boxes import Boxes, bind
+from kqo.ir.boxes import bind
 from kqo.ir.nodes import Overlay, Slice
 from kqo.ir.region import Clip, walk_regions
 from kqo.ir.region_mask import changed_mask, region_mask
 from kqo.ir.schema import names
+from kqo.prove.run import boxes_of
 from tests.property.plans import cases
-
-
-def boxes_of(axes, regions):
-    """The interpreter's lists of boxes as the arrays that kqo computes with."""
-    most = max(1, *map(len, regions))
-    ends = np.zeros((2, len(regions), most, len(axes)), dtype=np.int64)
-    for query, some in enumerate(regions):
-        for i, box in enumerate(some):
-            ends[:, query, i] = np.transpose(box)
-    return Boxes(names(axes), *ends)
 
 
 def mask_of(axes, boxes):

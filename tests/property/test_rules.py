@@ -15,6 +15,7 @@ from kqo.ir.interpret import interpret
 from kqo.ir.nodes import Const
 from kqo.ir.text import parse_plan
 from kqo.lang.ruleset import RuleSet, load_rules
+from kqo.prove.compare import equal
 from kqo.prove.plans import Case
 from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
@@ -28,13 +29,6 @@ QUICK = settings(
 RULES = load_rules().without("physical", "prune")
 
 
-def _equal(left: np.ndarray, right: np.ndarray) -> bool:
-    """Equality of arrays of rationals; absent tuples, which are NaN, equal each other."""
-    left, right = np.broadcast_arrays(left, right)
-    absent = [np.array([v != v for v in side.flat], dtype=bool) for side in (left, right)]
-    return bool(np.array_equal(*absent) and np.all((left == right).ravel() | absent[0]))
-
-
 @QUICK
 @given(cases(deltas=False), st.sets(st.sampled_from(RULES.names())))
 def test_any_set_of_rules_keeps_the_results(case: Case, dropped: set[str]) -> None:
@@ -45,7 +39,7 @@ def test_any_set_of_rules_keeps_the_results(case: Case, dropped: set[str]) -> No
     found = interpret(normal, case.scans, case.regions, exact=True)
     assert list(found) == list(wanted)
     for name, value in found.items():
-        assert _equal(value, wanted[name]), format(trace.counts())
+        assert equal(value, wanted[name]).all(), format(trace.counts())
     again, more = normalize(normal, rules)
     assert not len(more) and again.roots == normal.roots, "a normal form is one"
 
@@ -70,8 +64,8 @@ def test_every_alternative_equals_what_it_stands_for(case: Case) -> None:
     )
     found = interpret(replace(normal, roots=roots), case.scans, case.regions, exact=True)
     for number, (_, alternative) in enumerate(pairs):
-        same = _equal(found[f"original{number}"], found[f"alternative{number}"])
-        assert same, memo.rule_of(alternative)
+        same = equal(found[f"original{number}"], found[f"alternative{number}"])
+        assert same.all(), memo.rule_of(alternative)
 
 
 @st.composite
@@ -109,4 +103,4 @@ def test_windows_and_slices_compose_only_where_the_edges_agree(moved: tuple[str,
     name = "MergePaddingIntoWindow" if padding else "ComposeSlices"
     after, _ = normalize(plan, RuleSet((RULES.get(name),)), check=True)
     wanted = interpret(plan, scans, exact=True)["o"]
-    assert _equal(interpret(after, scans, exact=True)["o"], wanted)
+    assert equal(interpret(after, scans, exact=True)["o"], wanted).all()

@@ -14,6 +14,7 @@ from kqo.ir.plan import Plan
 from kqo.ir.schema import shape
 from kqo.ir.verify import verify
 from kqo.lang.ruleset import load_rules
+from kqo.prove.compare import equal
 from tests.golden_case import (
     GOLDEN,
     Case,
@@ -95,14 +96,6 @@ def _regions(plan: Plan, seed: int) -> dict[str, list[list[list[tuple[int, int]]
     return found
 
 
-def _equal(left: np.ndarray, right: np.ndarray) -> bool:
-    """Equality of arrays of numbers; absent tuples, which are NaN, equal each other."""
-    absent = [np.array([v != v for v in side.flat]) for side in (left, right)]
-    return left.shape == right.shape and bool(
-        np.array_equal(*absent) and np.all((left == right).ravel() | absent[0])
-    )
-
-
 @pytest.mark.parametrize("case", FIRING, ids=_id)
 def test_rule_keeps_the_meaning(case: Case) -> None:
     """Exact rules: equal over exact rationals. Approximate ones: at the neutral parameter."""
@@ -119,7 +112,7 @@ def test_rule_keeps_the_meaning(case: Case) -> None:
         before = interpret(plan, scans, regions, 2, exact=True)
         found = interpret(after, scans, regions, 2, exact=True)
         assert list(found) == list(before)
-        assert all(_equal(before[name], found[name]) for name in before)
+        assert all(equal(before[name], found[name]).all() for name in before)
         return
     _check_pairs(after, scans, regions)
 
@@ -128,7 +121,7 @@ def _check_pairs(after: Plan, scans: dict[str, np.ndarray], regions: object) -> 
     values = interpret(after, scans, regions, 2, exact=True)  # type: ignore[arg-type]
     names = [name for name, _ in after.roots]
     for original, alternative in zip(names[::2], names[1::2], strict=True):
-        assert _equal(values[original], values[alternative])
+        assert equal(values[original], values[alternative]).all()
 
 
 def _check_neutral(case: Case) -> None:
