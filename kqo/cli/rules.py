@@ -28,7 +28,7 @@ class RulesGroup(typer.core.TyperGroup):
 
 app = typer.Typer(
     cls=RulesGroup,
-    help="List the rules, or show one: kqo rules [NAME] [--rules DIR]. Test one: kqo rules test FILE.",
+    help="List the rules, or show one: kqo rules [NAME] [--rules DIR]; test: kqo rules test FILE.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
