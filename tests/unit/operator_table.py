@@ -24,6 +24,11 @@ names the operator and the line of the model, and `Options(strict=True)` makes i
 a refusal that is listed here. What depends on constants alone is computed by torch when the plan
 is made, whatever it is.
 
+NaN and infinity go where PyTorch has them, except where PyTorch's own answer depends on how it
+computes: a key beyond the edge meets no weight, so that weights which are not finite do not make
+NaN of padding; linear resizing reads the elements at the border once, so that infinity stays
+infinity there; and GELU of infinity is infinity, in float32 too.
+
 This page is made from the code, and a test compares: `pytest --update-golden
 tests/unit/test_operators.py` writes it.
 """
