@@ -41,14 +41,11 @@ def settle(
         ProfileError: a profile of another model or workload.
     """
     if options.profile is None and options.quality is None and options.speedup is None:
-        _check(options, placed)
-        return options, None
+        return _checked(options, placed), None
     if options.quality is not None and options.speedup is not None:
         raise ArgumentError("quality", "both quality and speedup", "one of them")
     if options.profile is None:
-        settled = _by_queries(options, placed)
-        _check(settled, placed)
-        return settled, None
+        return _checked(_by_queries(options, placed), placed), None
     if options.quality is None and options.speedup is None:
         raise ArgumentError("profile", "neither quality nor speedup with it", "one of them")
     if _setting(options) != Setting():
@@ -62,8 +59,7 @@ def settle(
     else:
         assert options.speedup is not None
         point = profile.for_speedup(options.speedup)
-    settled = with_setting(options, point.setting)
-    _check(settled, placed)
+    settled = _checked(with_setting(options, point.setting), placed)
     return settled, profile.expected(point)
 
 
@@ -88,13 +84,15 @@ def _setting(options: Options) -> Setting:
     return Setting(options.tau, options.step, options.share, options.until)
 
 
-def _check(options: Options, placed: Placed) -> None:
-    if options.drills:
-        grid = check_grid(placed)
-        if options.target == "cuda":
-            raise ArgumentError("target", "'cuda' with a coarse grid", "'numpy' with step above 1")
-        if options.until is not None:
-            check_estimated(grid)
+def _checked(options: Options, placed: Placed) -> Options:
+    if not options.drills:
+        return options
+    grid = check_grid(placed)
+    if options.until is not None:
+        check_estimated(grid)
+    if options.target == "cuda":
+        raise ArgumentError("target", "'cuda' with a coarse grid", "'numpy' with step above 1")
+    return replace(options, target="numpy")
 
 
 def _by_queries(options: Options, placed: Placed) -> Options:

@@ -16,7 +16,7 @@ import kqo
 from kqo.approximate.grid import SHARES, CoarseGrid
 from kqo.approximate.quality import ssim, window_ssim
 from kqo.approximate.verify import sampled
-from kqo.errors import ArgumentError
+from kqo.errors import ArgumentError, KqoError
 
 ASKED = kqo.Occlusion(6, 2)
 
@@ -161,6 +161,10 @@ def test_estimate_of_a_result(exact: kqo.api.CompiledPlan) -> None:
     assert low.facts["estimated_quality"] < high.facts["estimated_quality"] < 1
 
 
+def test_stages_run_on_the_processor() -> None:
+    assert compiled(step=3, share=0.25, target="auto").options.target == "numpy"
+
+
 def test_speedup_sets_the_step() -> None:
     plan = compiled(speedup=3, share=0.1)
     asked = plan.run(image()).facts["asked"][0]
@@ -178,6 +182,7 @@ def test_speedup_sets_the_step() -> None:
         ({"quality": 0.9, "speedup": 2}, "one of them"),
         ({"speedup": 2, "share": 0.1, "step": 2}, "follow from the speedup"),
         ({"step": 0}, "step"),
+        ({"step": 3, "share": 0.1, "target": "cuda"}, "cuda|GPU"),
         ({"share": -0.1}, "share"),
         ({"until": 0}, "until"),
         ({"until": True}, "until"),
@@ -188,7 +193,7 @@ def test_speedup_sets_the_step() -> None:
     ids=str,
 )
 def test_what_cannot_be(options: dict, words: str) -> None:
-    with pytest.raises(ArgumentError, match=words):
+    with pytest.raises(KqoError, match=words):
         compiled(**options)
 
 
