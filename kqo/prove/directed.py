@@ -206,7 +206,7 @@ class Directed(Builder):
         around = without_query(first.schema)
         if not around:
             raise Refused
-        made = [first, *(self._beside(around) for _ in range(self.choices.integer(1, 2)))]
+        made = [first, *(self._beside(around) for _ in range(self.choices.one_of((1, 2, 0))))]
         if self.choices.boolean():
             made.reverse()
         return Union(tuple(made), around[0].name)

@@ -60,7 +60,10 @@ def _notes(outcome: Outcome) -> list[str]:
             names = f"{len(outcome.beside)} other rules of these files"
         notes.append(f"fires only beside {names}")
     if not outcome.fired and outcome.counterexample is None:
-        notes.append("its guards refused every plan; is the pattern one that plans have?")
+        if "Opaque" in {*rule.roots, *(op for op, _ in rule.inner)}:
+            notes.append("its pattern has Opaque, which torch runs: no evaluation here can")
+        else:
+            notes.append("its guards refused every plan; is the pattern one that plans have?")
     for (check, reason), count in sorted(outcome.tally.left_out.items()):
         notes.append(f"{check} left out {count}: {reason}")
     return notes

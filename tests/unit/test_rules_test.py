@@ -99,6 +99,15 @@ rule MarkClipped exact {
             at: $box)
 }
 """
+EXPONENT = """## AddExponents adds exponents for the product of powers.
+rule AddExponents exact {
+  match   Join(
+            left: Map(input: $x, fn: "exp(v)"),
+            right: Map(input: $y, fn: "exp(v)"),
+            on: [], axes: [], combine: mul)
+  replace Map(input: Join(left: $x, right: $y, on: [], axes: [], combine: add), fn: "exp(v)")
+}
+"""
 
 
 @pytest.fixture
@@ -167,6 +176,18 @@ def test_a_rule_that_never_fires_is_not_proven(told):
     assert code == UNPROVEN and "NOT PROVEN: it never fired" in text
     code, text = told(NEVER + "\n" + WRONG)
     assert code == FAILED and "NOT PROVEN" in text
+
+
+def test_a_rule_about_what_torch_runs_cannot_be_proven(told):
+    text = NEVER.replace("input: $x", "input: $x @ Opaque()")
+    code, said = told(text)
+    assert code == UNPROVEN and "Opaque, which torch runs" in said
+
+
+def test_functions_that_leave_the_rationals_are_compared_within_a_tolerance(told):
+    code, text = told(EXPONENT)
+    assert code == 0 and "holds" in text
+    assert told(EXPONENT.replace("combine: add", "combine: sub"))[0] == FAILED
 
 
 def test_rules_that_chase_each_other_fail(told):
