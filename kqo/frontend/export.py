@@ -144,9 +144,11 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
         reason = next((plain for mark, plain in _REASONS if mark.lower() in text.lower()), "")
         message = f"torch.export cannot export {type(model).__name__}"
         detail = _first_line(error)
-        raise ExportError(
-            f"{message}: {reason} [{detail}]" if reason else f"{message}: {detail}"
-        ) from error
+        if reason:
+            raise ExportError(f"{message}: {reason} [{detail}]") from error
+        shapes = " and ".join(f"{tuple(x.shape[1:])}" for x in inputs)
+        hint = f"it was called with a batch of {len(inputs[0])}, each of shape {shapes}"
+        raise ExportError(f"{message}: {detail}", hint=hint) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -156,6 +156,8 @@ def test_control_flow_on_values_is_said_in_plain_words(capfd: pytest.CaptureFixt
 def test_an_error_of_the_model_itself_is_passed_on() -> None:
     with pytest.raises(ExportError, match=r"cannot export Sequential: .*channels"):
         lower(small(), (noise(1, 5, 6, 6).float(),))
+    with pytest.raises(ExportError, match=r"each of shape \(9, 6\)\)$"):  # no batch axis was given
+        lower(small(), (noise(3, 9, 6).float(),))
 
 
 def test_unknown_operator_names_layer_and_line() -> None:
