@@ -78,7 +78,7 @@ def run_plan(
     began = time.perf_counter()
     answers: list[dict[str, Any]] = []
     parts: list[Answered | None] = []
-    again = 0
+    again, interrupted = 0, False
     partly = plan.options.drills or deadline is not None
     total = len(images) * len(plan.placed)
     with ProgressBar(plan.options.progress, total, progress) as bar:
@@ -89,11 +89,18 @@ def run_plan(
                 if deadline is not None:
                     seconds = began + deadline - time.perf_counter()
                     seconds /= len(images) - number
-                part = answer(plan, inputs, target, seconds, bar.update)
+                try:
+                    part = answer(plan, inputs, target, seconds, bar.update)
+                except KeyboardInterrupt:
+                    if not answers:
+                        raise
+                    interrupted = True  # the images before are whole
+                    break
                 parts.append(part)
                 if part is not None:
                     answers.append(part.outputs)
                     if part.interrupted:
+                        interrupted = True
                         break
                     continue
             elif isinstance(engine, CudaEngine):
@@ -114,7 +121,7 @@ def run_plan(
         everything = np.ones(len(plan.placed), dtype=np.bool_)
         known = [everything if part is None else part.computed for part in parts]
         result = replace(result, computed=np.stack(known) if many else known[0])
-    if parts and parts[-1] is not None and parts[-1].interrupted:
+    if interrupted:
         raise Interrupted(result)
     return verified(plan, result, [on_host(i) for i in images], verify) if verify else result
 

@@ -126,8 +126,9 @@ class Asking:
 
     def scores(self) -> Values:
         """The target's score by cell, NaN where it is not known."""
-        first = self._outputs[self._plan.logical.roots[0][0]][self._query]
-        return np.asarray(first.reshape(len(first), -1)[:, self.target], dtype=np.float64)
+        first = self._outputs[self._plan.logical.roots[0][0]]
+        column = first.reshape(len(first), -1)[:, self.target]
+        return np.asarray(column[self._query], dtype=np.float64)
 
     def outputs(self, coarse: CoarseGrid) -> Inputs:
         """Outputs of all queries (queries + 1, *axes) by name; unknown ones interpolated.

@@ -216,6 +216,9 @@ def test_a_deadline_gives_the_best_that_fits(exact: kqo.api.CompiledPlan) -> Non
     ample = exact.run(image(), deadline=60.0)
     assert ample.computed is not None and ample.computed.all() and ample.expected_quality == 1
     np.testing.assert_allclose(ample.scores, truth.scores, rtol=1e-5, atol=1e-6)
+    both = exact.run(np.stack([image(), image(1)]), deadline=1e-9)
+    assert both.computed is not None and both.computed.shape == (2, 196)
+    assert both.computed.any(axis=1).all() and not both.computed.all(axis=1).any()
     with pytest.raises(ArgumentError, match="deadline"):
         exact.run(image(), deadline=0)
 
@@ -238,21 +241,28 @@ def test_a_deadline_is_kept_within_a_batch(monkeypatch) -> None:
     assert taken < 0.2 + 0.02 + 0.15
 
 
+class Cut:
+    """Presses Ctrl-C at the n-th batch that an engine runs."""
+
+    def __init__(self, monkeypatch, plan: kqo.api.CompiledPlan) -> None:
+        self.usual, self.count, self.last = plan.engine._run_group, 0, 0
+        self.lock = threading.Lock()
+        monkeypatch.setattr(plan.engine, "_run_group", self)
+
+    def __call__(self, *given):
+        with self.lock:
+            self.count += 1
+            if self.count == self.last:
+                raise KeyboardInterrupt
+        self.usual(*given)
+
+
 def test_an_interruption_keeps_what_was_computed(monkeypatch) -> None:
     plan = compiled(step=2, share=0.5)
     truth = compiled().run(image())
-    usual, count, lock = plan.engine._run_group, 0, threading.Lock()
-
-    def interrupted(*given):
-        nonlocal count
-        with lock:
-            count += 1
-            if count == 6:
-                raise KeyboardInterrupt
-        usual(*given)
-
     plan.run(image())
-    monkeypatch.setattr(plan.engine, "_run_group", interrupted)
+    cut = Cut(monkeypatch, plan)
+    cut.last = 6
     with pytest.raises(kqo.Interrupted) as caught:
         plan.run(image())
     result = caught.value.result
@@ -262,6 +272,25 @@ def test_an_interruption_keeps_what_was_computed(monkeypatch) -> None:
     np.testing.assert_allclose(
         result.scores[result.computed], truth.scores[result.computed], rtol=1e-5, atol=1e-6
     )
+    cut.count, cut.last = 0, 1
+    with pytest.raises(KeyboardInterrupt) as nothing:
+        plan.run(image())
+    assert not isinstance(nothing.value, kqo.Interrupted)
+
+
+def test_an_interruption_keeps_the_images_before(monkeypatch) -> None:
+    plan = compiled(step=2, share=0.5, threads=1)
+    first = plan.run(image(0))
+    cut = Cut(monkeypatch, plan)
+    plan.run(image(0))
+    each = cut.count
+    for last, images in ((each + 1, 1), (each + 4, 2)):  # nothing of the second image, and a part
+        cut.count, cut.last = 0, last
+        with pytest.raises(kqo.Interrupted) as caught:
+            plan.run(np.stack([image(0), image(1), image(2)]))
+        result = caught.value.result
+        assert result.scores.shape[:2] == (images, 196)
+        np.testing.assert_allclose(result.scores[0], first.scores, rtol=1e-5, atol=1e-6)
 
 
 def test_verify_measures_the_error(exact: kqo.api.CompiledPlan) -> None:

@@ -98,6 +98,8 @@ def test_a_quality_chooses_the_parameters(exact: kqo.api.CompiledPlan, known: Pr
     assert plan.run(image(9)).expected_quality == plan.expected.quality
     assert plan.run(image(9), deadline=60).expected_quality is None
     assert str(plan.expected) in plan.explain()
+    neutral = exact.approximated(profile=known, quality=1.0)
+    assert not neutral.options.approximates and neutral.run(image(9)).expected_quality == 1
     fast = exact.approximated(profile=known, speedup=2)
     assert fast.expected is not None and fast.expected.speedup == 3
 
