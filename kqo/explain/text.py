@@ -13,7 +13,7 @@ from kqo.planner.estimate import Estimate, Prediction
 from kqo.planner.physical import PhysicalPlan, Step
 from kqo.runtime.timing import Timings
 
-WIDTH = 98
+WIDTH = 100
 """Characters of a line."""
 OFF = 2.0
 """An estimate that is off by more than this factor is marked."""
