@@ -132,26 +132,34 @@ def passes(expr: Expr, vectors: frozenset[str]) -> Passes:
         expr: over ``v`` and operands.
         vectors: names of the operands that are one row, broadcast.
     """
-    if not isinstance(expr, Call):
-        return Passes()
-    found = [passes(arg, vectors) for arg in expr.args]
-    names = {arg.name for arg in expr.args if isinstance(arg, Var)}
-    own = Passes(pairs=1)
-    if expr.fn in FUNCTIONS:
-        own = Passes(functions=1)
-    elif names & vectors:
-        own = Passes(vectors=1)
-    elif expr.fn in FILLED:
-        pass  # a number is made an array, which is compared faster
-    elif len(expr.args) == 1 or any(isinstance(arg, Num) for arg in expr.args):
-        own = Passes(scalars=1)
-    every = [own, *found]
+    distinct: set[Call] = set()
+    waiting = [expr]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, Call) and found not in distinct:  # what is repeated is computed once
+            distinct.add(found)
+            waiting.extend(found.args)
+    every = [_pass(each, vectors) for each in distinct]
     return Passes(
         sum(p.scalars for p in every),
         sum(p.vectors for p in every),
         sum(p.pairs for p in every),
         sum(p.functions for p in every),
     )
+
+
+def _pass(expr: Call, vectors: frozenset[str]) -> Passes:
+    """The last operation of an expression."""
+    names = {arg.name for arg in expr.args if isinstance(arg, Var)}
+    if expr.fn in FUNCTIONS:
+        return Passes(functions=1)
+    if names & vectors:
+        return Passes(vectors=1)
+    if expr.fn in FILLED:
+        return Passes(pairs=1)  # a number is made an array, which is compared faster
+    if len(expr.args) == 1 or any(isinstance(arg, Num) for arg in expr.args):
+        return Passes(scalars=1)
+    return Passes(pairs=1)
 
 
 def _tail(node: Node) -> Passes:

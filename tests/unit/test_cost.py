@@ -60,6 +60,9 @@ def test_passes_of_an_epilogue():
     assert passes(call("mul", V, 2.0), frozenset()).scalars == 1
     assert passes(call("exp", V), frozenset()).functions == 1
     assert passes(V, frozenset()).calls == 0
+    shifted = call("add", V, Var("a0"))
+    silu = passes(call("mul", shifted, call("sigmoid", shifted)), frozenset({"a0"}))
+    assert (silu.vectors, silu.pairs, silu.functions) == (1, 1, 1)  # the sum is computed once
 
 
 @pytest.fixture(scope="module")
