@@ -207,13 +207,18 @@ def unflatten_conditions(order: Names, on: Conditions) -> Conditions:
 
 
 @builtin
-def is_pointwise(on: Conditions, kernel: Node, window: Conditions, by: Names) -> bool:
+def is_pointwise(
+    on: Conditions, kernel: Node, window: Conditions, taps: Node, source: Node, by: Names
+) -> bool:
     """Whether a sum of products mixes features alone, so that it commutes with a window.
 
     The conditions bind other axes than the window does, as plain equalities with axes of the
-    kernel; the kernel has none of the window's axes; and the axes of the window are grouped by.
+    kernel; the kernel has none of the window's axes; the taps have none of the kernel's and none of
+    the source's, which the window reads; and the axes of the window are grouped by.
     """
     own = set(names(kernel.schema))
+    if set(names(taps.schema)) & (own | set(names(source.schema))):
+        return False
     windowed = {c.axis for c in window}
     read = {name for c in window for name in c.reads}
     if own & (windowed | read) or not windowed <= set(by) or not windowed <= read:

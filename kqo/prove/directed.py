@@ -125,6 +125,8 @@ class Directed(Builder):
         entry = self._entry(like)
         if kind == "overlay":
             return self._over(entry)
+        if kind == "old" and entry.old is self.image and self.choices.boolean():
+            return Map(entry.old, self.choices.one_of(self._maps()))  # more than a base relation
         return entry.node if kind == "new" else entry.old
 
     def _entry(self, like: Axes | None) -> Entry:
@@ -201,6 +203,8 @@ class Directed(Builder):
 
     def _union(self, fields: dict[str, ast.Pattern], like: Axes | None) -> Node:
         parts = fields.get("parts")
+        if isinstance(parts, ast.Bind):
+            parts = parts.pattern
         inner = parts.pattern if isinstance(parts, ast.Some) else None
         first = self.node(inner, like)
         around = without_query(first.schema)
@@ -271,7 +275,8 @@ class Directed(Builder):
         axes = without_query(left.schema)
         combine = self._name(fields.get("combine"), COMBINES)
         on, right = fields.get("on"), fields.get("right")
-        if isinstance(on, ast.Empty) or (on is None and self.choices.boolean()):
+        natural = isinstance(on, ast.Empty) or self.choices.integer(0, 3) == 3
+        if natural or (on is None and self.choices.boolean()):
             self._divisor = combine == "div"
             made_right = self.node(right, axes)
             self._divisor = False
