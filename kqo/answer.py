@@ -56,9 +56,9 @@ def run_plan(
         target: number or name of the class whose score says which cells are asked, where not
             all are. None: for each image the one with the highest score.
         deadline: seconds within which to answer; cells there is no time for are interpolated,
-            as :meth:`refine` does. Planning, on first use, comes before. It is late by no more
-            than one batch of each worker, and by the first ones, without which there is no
-            answer.
+            as :meth:`refine` does. What is done on first use, such as planning, comes before. It
+            is late by no more than one batch of each worker, and by the first ones, without which
+            there is no answer.
         verify: check this many sampled queries by full re-inference, without delta rules. The
             error of an approximate plan is then in :attr:`Result.measured`.
         progress: called with queries done and their total; by default a bar on stderr where

@@ -71,6 +71,7 @@ class Asking:
         if not isinstance(engine, Engine):
             raise ArgumentError("target", "a plan for a GPU", "a plan with Options(target='numpy')")
         self.grid = check_grid(plan.placed)
+        engine.prepare()  # on first use only, and so before any clock runs
         self._plan = plan
         self._session = Session(engine, inputs)
         self._outputs = self._session.results()

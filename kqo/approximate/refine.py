@@ -123,9 +123,9 @@ def refine_plan(
             options'.
         until: the similarity to the exact heatmap, estimated from the coarse grid, with which
             fewer cells are enough. None: the options'.
-        deadline: seconds, counted from the first heatmap's request, after which nothing more is
-            asked; the end is late by no more than one round of batches, and by the first round,
-            without which there is no heatmap.
+        deadline: seconds, counted from the first heatmap's request and without what is done on the
+            plan's first use, after which nothing more is asked; the end is late by no more than
+            one round of batches, and by the first round, without which there is no heatmap.
 
     Raises:
         ArgumentError: several images; positions that do not fill a grid; a fill given with the

@@ -71,8 +71,8 @@ def answer(
         KeyboardInterrupt: interrupted before there was an answer.
         ArgumentError: as for :class:`~kqo.approximate.asking.Asking`.
     """
-    ends = None if deadline is None else time.perf_counter() + deadline
     asking = Asking(plan, inputs, target)
+    ends = None if deadline is None else time.perf_counter() + deadline
     options = plan.options
     step = options.step if options.drills or options.step > 1 else STEP
     coarse = CoarseGrid(asking.grid, step)

@@ -379,6 +379,12 @@ class Engine:
         roots = self.plan.roots
         return {n: np.empty((self.queries, *shape(a)), dtype=self.plan.dtype) for n, _, a in roots}
 
+    def prepare(self) -> None:
+        """Load the source, transform the constants and take memory, where that is still to do."""
+        with self._lock:
+            if not self._allocated:
+                self._allocate()
+
     @contextmanager
     def holding(self, holder: object, inputs: Mapping[str, Array]) -> Iterator[None]:
         """The engine for one holder, with the holder's input; views stay where nobody else ran."""
