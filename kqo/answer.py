@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from kqo.approximate.asking import Inputs
 from kqo.approximate.refine import check_deadline
 from kqo.approximate.run import Answered, Interrupted, about, answer
 from kqo.approximate.verify import Checked, verified
+from kqo.options import available_cores
 from kqo.profile import Expected
 from kqo.runtime.arguments import add_fill
 from kqo.runtime.cuda.device import host_array
@@ -20,16 +21,26 @@ from kqo.runtime.cuda.results import OnDevice
 from kqo.runtime.engine import Engine, Progress
 from kqo.runtime.progress import ProgressBar
 from kqo.runtime.result import Result, Target
+from kqo.workloads.changed import fill_values
+
+if TYPE_CHECKING:
+    from kqo.interop.reinference import Reinference
+    from kqo.ir.nodes import Scan
 
 
 class Answering(Checked, Protocol):
     """What is needed of a compiled plan; its class comes later in the order of imports."""
 
     expected: Expected | None
+    scan: Scan
 
     @property
     def engine(self) -> Engine | CudaEngine:
         """What runs the plan."""
+
+    @property
+    def reinference(self) -> Reinference | None:
+        """What runs the whole model for each query instead, where that is faster."""
 
     @property
     def _direct(self) -> Engine: ...
@@ -103,6 +114,9 @@ def run_plan(
                         interrupted = True
                         break
                     continue
+            elif (whole := plan.reinference) is not None and whole.is_current:
+                answers.append(_rerun(plan, whole, inputs, bar.update))
+                continue
             elif isinstance(engine, CudaEngine):
                 answers.append(engine.run(inputs, bar.update, on_device=True))
             else:
@@ -124,6 +138,17 @@ def run_plan(
     if interrupted:
         raise Interrupted(result)
     return verified(plan, result, [on_host(i) for i in images], verify) if verify else result
+
+
+def _rerun(
+    plan: Answering, whole: Reinference, inputs: Inputs, progress: Progress
+) -> dict[str, Any]:
+    """One image's answers by full re-inference."""
+    image = next(iter(inputs.values()))
+    fill = np.broadcast_to(fill_values(plan.workload.fill, image), image.shape)
+    boxes = plan.placed.boxes(plan.scan.axes)
+    threads = plan.options.threads or available_cores()
+    return whole.run(image, fill, boxes, threads, progress)
 
 
 def _said(plan: Answering, parts: list[Answered | None], deadline: float | None) -> dict[str, Any]:

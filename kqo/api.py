@@ -49,10 +49,13 @@ from kqo.runtime.planfile_checks import printable
 from kqo.runtime.timing import Timings
 from kqo.workloads import Occlusion, Placed, Regions, from_dict
 from kqo.workloads.base import changed_scan
+from kqo.workloads.fill import GIVEN
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.export import ExportedProgram
+
+    from kqo.interop.reinference import Reinference
 
 Values = NDArray[Any]
 Asked = Occlusion | Regions
@@ -96,6 +99,7 @@ class CompiledPlan:
         normalizing: Trace | None = None,
         opaques: Functions | None = None,
         expected: Expected | None = None,
+        whole: Reinference | None = None,
     ) -> None:
         self.name = logical.name
         self.logical = logical
@@ -106,6 +110,7 @@ class CompiledPlan:
         self._lowered = lowered
         self._normalizing = normalizing
         self._opaques: Functions = dict(opaques or {})
+        self._whole = whole
         self._rates = current_rates()
         self._lock = threading.RLock()
         self.scan = changed_scan(logical, workload.input)
@@ -199,8 +204,26 @@ class CompiledPlan:
             image=image,
         )
 
+    @cached_property
+    def reinference(self) -> Reinference | None:
+        """What runs the whole model for each query, where that is predicted to take less time than
+        the incremental plan, the model is at hand, and the options let it."""
+        fill = self.workload.fill
+        given = isinstance(fill, str) and fill == GIVEN
+        if self._whole is None or given or self.options.approximates:
+            return None
+        opened = self._opened(())
+        faster = opened.reinference < opened.prediction.seconds
+        return self._whole if faster and isinstance(self.engine, Engine) else None
+
     def subject(self) -> Subject:
         """The plan opened: every stage of it, as :meth:`explain` shows them."""
+        if self.reinference is None:
+            return self._opened(self.notes)
+        note = f"torch runs the whole model instead: predicted {self._opened(()).reinference:.3g} s"
+        return self._opened((note, *self.notes))
+
+    def _opened(self, notes: tuple[str, ...]) -> Subject:
         chooser, physical, source, engine = self._planned
         return Subject(
             self._lowered,
@@ -215,7 +238,7 @@ class CompiledPlan:
             engine.batch,
             engine.workers,
             self._rates,
-            self.notes,
+            notes,
             self.options.approximations,
             self._drill,
             self.expected,
@@ -263,6 +286,7 @@ class CompiledPlan:
             lowered=self._lowered,
             normalizing=trace,
             opaques=self._opaques,
+            whole=self._whole,
         )
 
     def _timed(self, given: Any) -> Timings:
@@ -371,12 +395,12 @@ class CompiledPlan:
         planfile.save(path, planfile.Stored(self.logical, about))
 
     def __getstate__(self) -> dict[str, Any]:
-        left = ("_planned", "_lock", "_lowered", "_normalizing")
+        left = ("_planned", "_lock", "_lowered", "_normalizing", "_whole", "reinference")
         return {k: v for k, v in self.__dict__.items() if k not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lowered = self._normalizing = None
+        self._lowered = self._normalizing = self._whole = None
         self._lock = threading.RLock()
 
 
@@ -408,6 +432,7 @@ def compile(
             strict; one that is random, or that mixes the images of a batch.
     """
     from kqo.frontend.lower import lower
+    from kqo.interop.reinference import reinference_of
 
     options = options or Options()
     if not isinstance(workload, (Occlusion, Regions)):
@@ -418,6 +443,9 @@ def compile(
     lowered = lower(model, inputs, name, strict=options.strict)  # type: ignore[arg-type]
     plan, trace = normalize(lowered.plan, rules_for(options))
     fired = [a.rule for a in trace.applications]
+    whole = None
+    if options.reinference != "never":
+        whole = reinference_of(model, inputs or (), tuple(name for name, _ in plan.roots))
     return CompiledPlan(
         plan,
         workload,
@@ -428,6 +456,7 @@ def compile(
         lowered=lowered.plan,
         normalizing=trace,
         opaques=lowered.opaques,
+        whole=whole,
     )
 
 

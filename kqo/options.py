@@ -18,6 +18,7 @@ TARGETS = ("numpy", "cuda", "auto")
 PRECISIONS: Mapping[str, float] = MappingProxyType({"float32": 0.0, "tf32": 5e-2, "float16": 5e-2})
 """Precisions of matrix products on a GPU, with the least tolerance that each can promise."""
 APPROXIMATIONS = ("tau",)
+REINFERENCE = ("auto", "never")
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?\s*\Z")
 _MEMORY_ACCEPTED = "a positive number of bytes, or text such as '500MB' or '2GiB'"
@@ -111,6 +112,9 @@ class Options:
             on 95 % of images.
         speedup: over the exact plan that the profile's choice is to reach. Without a profile, by
             the number of queries, from which the step follows; ``share`` says how to spend them.
+        reinference: ``"auto"`` lets torch run the whole model for each query where that is
+            predicted to take less time than the incremental plan, and the model is at hand;
+            ``"never"`` does not.
         precision: of matrix products on a GPU: ``"float32"``, or ``"tf32"`` or ``"float16"``, which
             round their inputs to 10 bits of mantissa and accumulate in float32. Values are stored
             in float32; elsewhere than on a GPU products are in float32 too.
@@ -136,6 +140,7 @@ class Options:
     profile: Profile | str | PathLike[str] | None = None
     quality: float | None = None
     speedup: float | None = None
+    reinference: str = "auto"
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -146,6 +151,9 @@ class Options:
             raise ArgumentError("target", repr(self.target), ", ".join(map(repr, TARGETS)))
         if self.precision not in PRECISIONS:
             raise ArgumentError("precision", repr(self.precision), ", ".join(map(repr, PRECISIONS)))
+        if self.reinference not in REINFERENCE:
+            accepted = ", ".join(map(repr, REINFERENCE))
+            raise ArgumentError("reinference", repr(self.reinference), accepted)
         if not isinstance(self.strict, bool):
             raise ArgumentError("strict", repr(self.strict), "True or False")
         if self.progress is not None and not isinstance(self.progress, bool):

@@ -6,7 +6,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from kqo.planner import estimate
+
 torch.set_num_threads(1)
+estimate.REINFERENCE = float("inf")  # for the small networks of tests torch would be faster
 os.environ["KQO_RATES"] = "reference"  # plans are the same on every machine
 
 settings.register_profile("default", deadline=None)

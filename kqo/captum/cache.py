@@ -15,6 +15,7 @@ from kqo.api import CompiledPlan, compile
 from kqo.captum.arguments import Windows
 from kqo.errors import KqoError
 from kqo.ir.schema import shape
+from kqo.options import Options
 from kqo.workloads import Occlusion
 from kqo.workloads.base import changed_scan
 
@@ -115,7 +116,8 @@ class PlanCache:
             if same and isinstance(known, CompiledPlan):
                 return _asking(known, workload)
         try:
-            return compile(model, tensors, workload)
+            # A plan that held the model would keep it from going.
+            return compile(model, tensors, workload, Options(reinference="never"))
         except KqoError as error:
             return error
 

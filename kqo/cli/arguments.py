@@ -160,6 +160,9 @@ class PlanArguments(Approximations):
     rules: Annotated[
         list[Path] | None, _option("Folder with further rule files.", "Plan", metavar="DIR")
     ] = None
+    reinference: Annotated[
+        str, _option("auto: torch runs the whole model where that is faster; never.", "Plan")
+    ] = "auto"
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Fail where torch would run a part.", rich_help_panel="Plan"),
@@ -181,6 +184,7 @@ class PlanArguments(Approximations):
             precision=self.precision,
             approximations={} if tau is None else {"tau": tau},
             strict=self.strict,
+            reinference=self.reinference,
             without=tuple(self.without or ()),
             rules=tuple(map(str, self.rules or ())),
             batch=self.batch,

@@ -13,7 +13,7 @@ from kqo.ir.plan import Plan
 from kqo.ir.region import is_clipped
 from kqo.planner.choose import Chooser
 from kqo.planner.cost import work
-from kqo.planner.estimate import Prediction, predict
+from kqo.planner.estimate import Prediction, predict, reinference_seconds
 from kqo.planner.physical import PhysicalPlan
 from kqo.planner.rates import Rates
 from kqo.profile import Expected, Setting
@@ -178,6 +178,12 @@ class Subject:
             workers=self.workers,
             rates=self.rates,
         )
+
+    @cached_property
+    def reinference(self) -> float:
+        """Predicted seconds of running the whole model for each query instead."""
+        args = (self.physical, self.boxes, self.queries, self.workers, self.rates)
+        return reinference_seconds(*args)
 
     @cached_property
     def multiply_adds(self) -> MultiplyAdds:

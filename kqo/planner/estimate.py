@@ -15,6 +15,10 @@ from kqo.planner.cost import WORD, Work, work
 from kqo.planner.physical import PhysicalPlan, Step
 from kqo.planner.rates import Rates
 
+REINFERENCE = 0.8
+"""Time of torch over that of the same operations here, for full re-inference: it fuses activations
+into convolutions, and computes depthwise ones several times faster."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -97,6 +101,25 @@ def predict(
             seconds *= batches  # a view that is not materialized
         steps.append(Estimate(rows, counted, seconds))
     return Prediction(tuple(steps), sum(s.seconds for s in steps) / workers)
+
+
+def reinference_seconds(
+    plan: PhysicalPlan, boxes: Mapping[int, Boxes], queries: int, workers: int, rates: Rates
+) -> float:
+    """Predicted time of running the whole model for each query and for the untouched input.
+
+    Every step over all rows, with products by the direct method.
+    """
+    total = 0.0
+    for step in plan.steps:
+        if not step.delta or step.form == "patch":
+            continue
+        form = "gather_gemm" if step.form == "winograd" else step.form
+        source = step.sources[0] if step.form == "additive" else None
+        tiles = plan.tables[source].rows if source is not None else 0
+        counted = work(form, step.node, plan.tables[step.table].rows, tiles)
+        total += replace(counted, indices=0).seconds(rates)
+    return REINFERENCE * total / workers * (queries + 1)
 
 
 def _counted(plan: PhysicalPlan, step: Step, boxes: Mapping[int, Boxes]) -> tuple[int, Work]:

@@ -1,0 +1,101 @@
+"""Full re-inference by torch, for workloads where it takes less time than an incremental plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from kqo.ir.boxes import Boxes
+from kqo.runtime.engine import Progress
+
+Values = NDArray[Any]
+BATCH = 8
+"""Images at a time: what is fastest for most networks on few cores."""
+
+
+class Reinference:
+    """A model that answers queries by running whole for each.
+
+    Args:
+        module: in eval mode, from one tensor (N, ...) float32 to one tensor (N, ...).
+        output: name of what it returns.
+    """
+
+    def __init__(self, module: nn.Module, output: str) -> None:
+        self._module = module
+        self._output = output
+        self._state = self._versions()
+
+    def _versions(self) -> tuple[tuple[int, int], ...]:
+        tensors = (*self._module.parameters(), *self._module.buffers())
+        return tuple((t.data_ptr(), t._version) for t in tensors)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the module still has the values that the plan was made of."""
+        return not self._module.training and self._versions() == self._state
+
+    def run(
+        self, image: Values, fill: Values, changed: Boxes, threads: int, progress: Progress
+    ) -> dict[str, Values]:
+        """Answers of all queries and of the untouched image, as an engine gives them.
+
+        Args:
+            image: (C, ...), float32.
+            fill: what the queries put over it, of the same shape.
+            changed: where each does, over the image's axes in their order.
+            threads: of torch.
+            progress: called with the number of queries done and their total.
+        """
+        found: list[Values] = []
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            for first in range(0, changed.queries + 1, BATCH):
+                last = min(first + BATCH, changed.queries + 1)
+                found.append(self._answers(_changed(image, fill, changed, first, last)))
+                progress(min(last, changed.queries), changed.queries)
+        finally:
+            torch.set_num_threads(before)
+        return {self._output: np.concatenate(found)}
+
+    def _answers(self, images: Values) -> Values:
+        tensor = torch.from_numpy(images)
+        if tensor.dim() == 4:
+            tensor = tensor.to(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            return np.asarray(self._module(tensor).numpy())
+
+
+def _changed(image: Values, fill: Values, changed: Boxes, first: int, last: int) -> Values:
+    """The inputs of some queries; the one behind the last query is untouched."""
+    found: Values = np.repeat(image[None], last - first, axis=0)
+    for row, query in zip(found, range(first, min(last, changed.queries)), strict=False):
+        for low, high in zip(changed.lo[query].tolist(), changed.hi[query].tolist(), strict=True):
+            part = tuple(map(slice, low, high))
+            row[part] = fill[part]
+    return found
+
+
+def reinference_of(
+    model: object, inputs: tuple[torch.Tensor, ...], outputs: tuple[str, ...]
+) -> Reinference | None:
+    """Full re-inference of a model; None for those that it does not take.
+
+    Args:
+        model: what was compiled.
+        inputs: its example inputs.
+        outputs: names of what the plan computes.
+    """
+    if not isinstance(model, nn.Module) or len(inputs) != 1 or outputs != ("output",):
+        return None
+    tensors = (*model.parameters(), *model.buffers(), *inputs)
+    if any(t.is_floating_point() and t.dtype != torch.float32 for t in tensors):
+        return None
+    if any(t.device.type != "cpu" for t in tensors) or model.training:
+        return None
+    return Reinference(model, outputs[0])
