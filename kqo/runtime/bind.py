@@ -181,8 +181,8 @@ class Binder:
                 return Input(buffer, None, source.view)
         return Input(buffer, self.templates.lookup(out.points, source, reads, taps, missing))
 
-    def bind(self, step: Step, out: Region) -> Bound:
-        """Bind a step to the output rows ``out``."""
+    def bind(self, step: Step, out: Region, last: Bound | None = None) -> Bound:
+        """Bind a step to the output rows ``out``; ``last`` is what it was bound to before."""
         table = self.tables[step.table]
         start = self.slots[step.table] if step.delta else PADDING_ROWS
         target = self.buffers[step.table][start : start + out.count]
@@ -206,7 +206,8 @@ class Binder:
         operands = self._all_natural(step, step.node.inputs, out, skip=2)
         assert step.sources[0] is not None
         if step.form == "winograd":
-            return self._bind_winograd(step, step.node, window, out, target, operands)
+            before = last.tiles if last is not None else None
+            return self._bind_winograd(step, step.node, window, out, target, operands, before)
         if step.form == "additive":
             return self._bind_additive(step, out, target, operands)
         if step.form == "gather_gemm":
@@ -294,6 +295,7 @@ class Binder:
         out: Region,
         target: Values,
         operands: tuple[Input | None, ...],
+        before: Tiles | None,
     ) -> Bound:
         """Tiles of each box, strip after strip, so that a block's outputs are one run of rows."""
         assert step.sources[0] is not None
@@ -303,11 +305,11 @@ class Binder:
         per_tile = inputs * buffer.shape[1] * buffer.itemsize
         work = out.count * inputs // math.prod(m for m, _ in sizes) * buffer.shape[1]
         work = work * self.tables[step.table].columns // PRODUCTS
-        tiles = place(out, window, sizes, per_tile, self.parts_of(work))
+        tiles = place(out, window, sizes, per_tile, self.parts_of(work), before)
         source = self.source(step.sources[0], step.delta)
         kinds = (
             Input(buffer, self.templates.lookup(points, source, window.reads, wider, ZERO))
-            for points, wider in zip(tiles.points, tiles.windows, strict=True)
+            for points, wider in zip(tiles.points, tiles.layout.windows, strict=True)
         )
         bound = Bound(target, (None, None, *operands), list(tiles.blocks), out)
         bound.tiles, bound.kinds = tiles, tuple(kinds)

@@ -176,8 +176,9 @@ class Engine:
         out: Region,
         batch: Ints,
         made: dict[Any, Any],
+        last: Bound | None = None,
     ) -> Bound:
-        bound = binder.bind(step, out)
+        bound = binder.bind(step, out, last)
         k = self.constants[number]
         if step.form == "plain":
             run = plain(step, binder, out, k)
@@ -322,7 +323,8 @@ class Engine:
                 if last is not None and stays(step):
                     bound = last
                 else:
-                    bound = self._bound(step, number, binder, regions[step.table], batch, made)
+                    out = regions[step.table]
+                    bound = self._bound(step, number, binder, out, batch, made, last)
                 bounds[number] = bound
             elif not step.once:
                 bound = self._view_bound(number, step)

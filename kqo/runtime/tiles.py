@@ -56,20 +56,49 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Tiles:
-    """The tiles of a step.
+class Layout:
+    """How boxes of given extents are covered, wherever they lie.
 
     Attributes:
-        points: origins of each kind's tiles.
+        extent: of each box that is not empty, shape (boxes, axes).
         windows: for each kind the taps of a tile: as many as it has inputs.
+        box: for each kind the box of each tile.
+        local: for each kind, by axis, where each tile begins in its box.
+        grids: for each kind the first tile of each box, their distance, and their number.
         blocks: by the number of their first tile and that of the tile behind their last.
         outputs: for each row of the step the output among those of its block.
     """
 
-    points: tuple[Points, ...]
+    extent: Ints
     windows: tuple[tuple[Axis, ...], ...]
+    box: tuple[Ints, ...]
+    local: tuple[tuple[Ints, ...], ...]
+    grids: tuple[tuple[Ints, Ints, Ints], ...]
     blocks: dict[tuple[int, int], Block]
     outputs: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """The tiles of a step.
+
+    Attributes:
+        layout: how its boxes are covered.
+        points: origins of each kind's tiles.
+    """
+
+    layout: Layout
+    points: tuple[Points, ...]
+
+    @property
+    def blocks(self) -> dict[tuple[int, int], Block]:
+        """By the number of their first tile and that of the tile behind their last."""
+        return self.layout.blocks
+
+    @property
+    def outputs(self) -> Ints:
+        """For each row of the step the output among those of its block."""
+        return self.layout.outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +133,15 @@ def _along(m: int, r: int, longest: int) -> _Along:
     return _Along(counts, begins, heights, tile)
 
 
-def place(out: Region, window: Window, sizes: Sizes, per_tile: int, parts: int) -> Tiles:
+def place(
+    out: Region,
+    window: Window,
+    sizes: Sizes,
+    per_tile: int,
+    parts: int,
+    before: Tiles | None = None,
+) -> Tiles:
     """Cover each box of a region with tiles, strip after strip.
-
-    A strip is all tiles of a box at one place of the first axis: its outputs are one run of rows,
-    so that those of a block are one as well.
 
     Args:
         out: rows to be computed.
@@ -116,6 +149,7 @@ def place(out: Region, window: Window, sizes: Sizes, per_tile: int, parts: int) 
         sizes: outputs and taps of a large tile, by axis.
         per_tile: bytes of a large tile's inputs.
         parts: blocks to cut into at least, where they stay large enough.
+        before: tiles of the same step for another batch, whose layout is kept where it fits.
     """
     boxes, rank = out.boxes, len(sizes)
     volumes = out.sizes.ravel()
@@ -123,6 +157,30 @@ def place(out: Region, window: Window, sizes: Sizes, per_tile: int, parts: int) 
     lo = boxes.lo.reshape(len(volumes), rank)[some]
     extent = (boxes.hi - boxes.lo).reshape(len(volumes), rank)[some]
     query = np.repeat(np.arange(boxes.queries), boxes.lo.shape[1])[some]
+    if before is not None and np.array_equal(before.layout.extent, extent):
+        layout = before.layout
+    else:
+        layout = _layout(extent, window, sizes, per_tile, parts)
+    single = boxes.lo.shape[1] == 1 and bool(some.all())
+    points = []
+    for box, local, (begins, spacing, counts) in zip(
+        layout.box, layout.local, layout.grids, strict=True
+    ):
+        coordinates = tuple(lo[box, i] + local[i] for i in range(rank))
+        spread = None
+        if single:
+            reach = spacing * (counts - 1) + 1
+            spread = Grid(lo + begins, reach, counts.prod(axis=1), tuple(spacing.tolist()))
+        points.append(Points(out.positions, query[box], coordinates, spread))
+    return Tiles(layout, tuple(points))
+
+
+def _layout(extent: Ints, window: Window, sizes: Sizes, per_tile: int, parts: int) -> Layout:
+    """Cover boxes with strips: all tiles of a box at one place of the first axis.
+
+    The outputs of a strip are one run of rows, so that those of a block are one as well.
+    """
+    rank = len(sizes)
     longest = extent.max(axis=0, initial=0)
     along = [_along(m, r, int(w)) for (m, r), w in zip(sizes, longest, strict=True)]
     large = np.stack([a.counts[extent[:, i], 0] for i, a in enumerate(along)], axis=1)
@@ -132,20 +190,21 @@ def place(out: Region, window: Window, sizes: Sizes, per_tile: int, parts: int) 
     small = at >= large[box]
     every = kinds(sizes)
     kind = np.zeros(len(box), dtype=np.int64)
+    tile = np.array([m for m, _ in sizes])
+    boxes, locals_, grids, windows = [], [], [], []
     for number, one in enumerate(every):
-        kind[(small == np.array(one.small)).all(axis=1)] = number
-    single = boxes.lo.shape[1] == 1 and bool(some.all())
-    points, windows = [], []
-    for number, one in enumerate(every):
-        mine = kind == number
-        coordinates = tuple(lo[box[mine], i] + local[i][mine] for i in range(rank))
-        spread = _spread(one.small, sizes, lo, large, grid) if single else None
-        points.append(Points(out.positions, query[box[mine]], coordinates, spread))
+        mine = (small == np.array(one.small)).all(axis=1)
+        kind[mine] = number
+        boxes.append(box[mine])
+        locals_.append(tuple(local[i][mine] for i in range(rank)))
+        less = np.array(one.small)
+        first = np.where(less, tile * large, 0)
+        grids.append((first, tile - less, np.where(less, grid - large, large)))
         extents = iter([m + r - 1 - s for (m, r), s in zip(sizes, one.small, strict=True) if r > 1])
-        wider = tuple(Axis(a.name, next(extents) if a.extent != 1 else 1) for a in window.taps)
-        windows.append(wider)
-    heights = along[0].heights[extent[:, 0]]
-    cuts = _cut(grid, heights, extent, per_tile, parts)
+        windows.append(
+            tuple(Axis(a.name, next(extents) if a.extent != 1 else 1) for a in window.taps)
+        )
+    cuts = _cut(grid, along[0].heights[extent[:, 0]], extent, per_tile, parts)
     ends = np.array([end for end, _ in cuts], dtype=np.int64)
     block = np.searchsorted(ends, np.arange(len(box)), side="right")
     areas = [int(np.prod([m - s for (m, _), s in zip(sizes, k.small, strict=True)])) for k in every]
@@ -156,11 +215,16 @@ def place(out: Region, window: Window, sizes: Sizes, per_tile: int, parts: int) 
     area = np.array(areas)[kind[order]]
     begins = np.empty(len(box), dtype=np.int64)
     begins[order] = np.cumsum(area) - area
-    first = np.concatenate([[0], np.cumsum(tallies @ np.array(areas))])
-    begins -= first[block]
-    blocks = _blocks(cuts, tallies, areas, products(sizes))
-    outputs = _outputs(out, sizes, along, extent, grid, lo, some, begins, small)
-    return Tiles(tuple(points), tuple(windows), blocks, outputs)
+    begins -= np.concatenate([[0], np.cumsum(tallies @ np.array(areas))])[block]
+    return Layout(
+        extent,
+        tuple(windows),
+        tuple(boxes),
+        tuple(locals_),
+        tuple(grids),
+        _blocks(cuts, tallies, areas, products(sizes)),
+        _outputs(sizes, along, extent, grid, begins, small),
+    )
 
 
 def _numbered(grid: Ints) -> tuple[Ints, Ints]:
@@ -174,17 +238,6 @@ def _numbered(grid: Ints) -> tuple[Ints, Ints]:
         found.append(number % extents[:, axis])
         number = number // extents[:, axis]
     return box, np.stack(found[::-1], axis=1)
-
-
-def _spread(small: tuple[bool, ...], sizes: Sizes, lo: Ints, large: Ints, grid: Ints) -> Grid:
-    """How the tiles of one kind lie in the one box of each query."""
-    tile = np.array([m for m, _ in sizes])
-    is_small = np.array(small)
-    counts = np.where(is_small, grid - large, large)
-    spacing = tile - is_small
-    begins = lo + np.where(is_small, tile * large, 0)
-    extent = spacing * (counts - 1) + 1
-    return Grid(begins, extent, counts.prod(axis=1), tuple(spacing.tolist()))
 
 
 def _cut(
@@ -232,25 +285,16 @@ def _blocks(
 
 
 def _outputs(
-    out: Region,
-    sizes: Sizes,
-    along: list[_Along],
-    extent: Ints,
-    grid: Ints,
-    lo: Ints,
-    some: Flags,
-    begins: Ints,
-    small: Flags,
+    sizes: Sizes, along: list[_Along], extent: Ints, grid: Ints, begins: Ints, small: Flags
 ) -> Ints:
     """For each row the output that it takes, among those of its block."""
-    box = np.repeat(np.arange(len(grid)), out.sizes.ravel()[some])
+    box, at = _numbered(extent)
     first = (np.cumsum(grid.prod(axis=1)) - grid.prod(axis=1))[box]
     tile = np.zeros(len(box), dtype=np.int64)
     places: list[Ints] = []
     for axis, known in enumerate(along):
-        place = out.coordinates[axis] - lo[box, axis]
-        which = known.tile[extent[box, axis], place]
-        places.append(place - known.begins[extent[box, axis], which])
+        which = known.tile[extent[box, axis], at[:, axis]]
+        places.append(at[:, axis] - known.begins[extent[box, axis], which])
         tile = tile * grid[box, axis] + which
     tile += first
     inner = np.zeros(len(box), dtype=np.int64)

@@ -108,6 +108,15 @@ def test_each_row_takes_the_output_at_its_place(sizes, per_query: int) -> None:
     # So large that blocks have as few tiles as they may.
     tiles = place(out, window, sizes, per_tile=1 << 30, parts=1)
     assert len(tiles.blocks) > 1
+    moved = Region(out.positions, Boxes(out.boxes.axes, out.boxes.lo + 1, out.boxes.hi + 1))
+    again = place(moved, window, sizes, per_tile=1 << 30, parts=1, before=tiles)
+    assert again.layout is tiles.layout
+    np.testing.assert_array_equal(
+        _written(again, sizes), _written(tiles, sizes) + np.array((0, 1, 1))
+    )
+    other = Region(out.positions, _boxes(rng, 120, per_query, 40))
+    fresh = place(other, window, sizes, per_tile=1 << 30, parts=1, before=tiles)
+    assert fresh.layout is not tiles.layout
     wanted = np.stack([out.query, *out.coordinates], axis=1)
     np.testing.assert_array_equal(_written(tiles, sizes), wanted)
     for kind, points in enumerate(tiles.points):
