@@ -54,11 +54,15 @@ def read(path: Path) -> Rates | None:
 
 
 def machine_key() -> str:
-    """What rates depend on: the processor, NumPy's version and its BLAS."""
+    """What rates depend on: the processor, NumPy's version and its BLAS.
+
+    Other packages bring a BLAS of their own, and may be loaded or not.
+    """
+    found = [info for info in ThreadpoolController().info() if info.get("user_api") == "blas"]
+    own = [info for info in found if "numpy" in str(info.get("filepath"))]
     libraries = [
         (info.get("internal_api"), info.get("version"), info.get("architecture"))
-        for info in ThreadpoolController().info()
-        if info.get("user_api") == "blas"
+        for info in own or found
     ]
     about = (platform.machine(), _processor(), np.__version__, sorted(map(str, libraries)))
     return hashlib.sha256(repr(about).encode()).hexdigest()[:16]

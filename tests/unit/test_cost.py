@@ -134,6 +134,17 @@ def test_the_cache_is_read_where_it_is_sound(monkeypatch, tmp_path):
     assert calibrate.current_rates() is REFERENCE
 
 
+def test_rates_do_not_depend_on_the_blas_of_other_packages(monkeypatch):
+    own = calibrate.machine_key()
+    found = calibrate.ThreadpoolController().info()
+    other = {"user_api": "blas", "internal_api": "mkl", "filepath": "/lib/torch/libmkl.so"}
+    monkeypatch.setattr(calibrate.ThreadpoolController, "info", lambda _: [other, *found])
+    assert calibrate.machine_key() == own
+    changed = [{**info, "version": "0"} for info in found]
+    monkeypatch.setattr(calibrate.ThreadpoolController, "info", lambda _: changed)
+    assert calibrate.machine_key() != own
+
+
 def test_the_key_of_a_machine_is_stable():
     assert calibrate.machine_key() == calibrate.machine_key()
     assert calibrate.cache_file().name == f"rates-{calibrate.machine_key()}.json"
