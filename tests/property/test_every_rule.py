@@ -13,7 +13,7 @@ from kqo.prove.report import format_counterexample
 from kqo.prove.run import RUN
 
 EXAMPLES = 8
-SLOW_EXAMPLES = 150
+SLOW_EXAMPLES = 60
 
 
 def check(rule: CompiledRule, examples: int, seed: int) -> None:

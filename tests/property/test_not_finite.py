@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:invalid value encountered"),
 ]
 
-NETWORKS, SLOW_NETWORKS, QUESTIONS = 5, 150, 3
+NETWORKS, SLOW_NETWORKS, QUESTIONS = 5, 40, 3
 VALUES = (math.nan, math.inf, -math.inf)
 
 
