@@ -42,8 +42,12 @@ def exact() -> kqo.api.CompiledPlan:
 
 @pytest.fixture(scope="module")
 def profile(exact: kqo.api.CompiledPlan) -> Profile:
+    """A profile where the exact plan takes a second, and a query its share of it."""
     done = []
-    found = exact.tune([image(n) for n in range(5)], progress=lambda n, total: done.append(n))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tuning.statistics, "median", lambda times: 1.0 if min(times) > 0 else 0.0)
+        patched.setattr(tuning._Tuner, "_line", lambda self, made: (0.0, self.exact_seconds / 196))
+        found = exact.tune([image(n) for n in range(5)], progress=lambda n, total: done.append(n))
     assert done == sorted(done) and done[-1] == 7 * 5 * 196
     return found
 
@@ -62,6 +66,12 @@ def test_the_front_holds_exact_and_what_nothing_beats(profile: Profile) -> None:
         for other in profile.points:
             assert not (other.quality > one.quality and other.speedup > one.speedup)
     assert min(point.queries for point in profile.points) < 100
+
+
+def test_a_drill_down_is_priced_by_its_queries(exact: kqo.api.CompiledPlan) -> None:
+    profile = exact.tune([image(n) for n in range(3)])
+    assert profile.points[0].speedup == 1 and profile.exact_seconds > 0
+    assert all(point.speedup > 0 for point in profile.points)
 
 
 def test_what_was_measured_is_what_a_plan_gives(exact: kqo.api.CompiledPlan, monkeypatch) -> None:
