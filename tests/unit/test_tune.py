@@ -70,7 +70,7 @@ def test_the_front_holds_exact_and_what_nothing_beats(profile: Profile) -> None:
 
 def test_a_drill_down_is_priced_by_its_queries(exact: kqo.api.CompiledPlan) -> None:
     profile = exact.tune([image(n) for n in range(3)])
-    assert profile.points[0].speedup == 1 and profile.exact_seconds > 0
+    assert profile.points[0].speedup == 1
     assert all(point.speedup > 0 for point in profile.points)
 
 
