@@ -238,7 +238,7 @@ def test_a_deadline_is_kept_within_a_batch(monkeypatch) -> None:
     result = plan.run(image(), deadline=0.3)
     taken = time.perf_counter() - began
     assert result.computed is not None and 7 <= result.computed.sum() < 100
-    assert taken < 0.3 + 0.05 + 0.45
+    assert taken < 1.2
 
 
 class Cut:
