@@ -124,7 +124,8 @@ def roles(node: Node) -> Window:
 
 def is_contraction(window: Window, right: Node) -> bool:
     """Whether a sum of products is one matrix product per tap: every feature of the left is summed,
-    every output feature comes from the right, and the right has no positions of its own."""
+    every output feature comes from the right, and the right has a weight for each tap, and no
+    positions of its own."""
     if not window.ok or positions(right.schema):
         return False
     out = set(names(window.columns))
@@ -144,8 +145,8 @@ def is_contraction(window: Window, right: Node) -> bool:
             and condition.terms[0][1] in right_axes
         ):
             return False
-    allowed = out | set(names(window.taps)) | set(contracted(window))
-    return right_axes <= allowed and set(names(window.summed)) <= set(contracted(window))
+    wanted = out | set(names(window.taps)) | set(contracted(window))
+    return right_axes == wanted and set(names(window.summed)) <= set(contracted(window))
 
 
 def contracted(window: Window) -> tuple[str, ...]:

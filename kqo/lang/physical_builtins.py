@@ -39,6 +39,12 @@ def is_per_feature(left: Node, right: Node, on: Conditions, axes: Axes, by: Name
 
 
 @builtin
+def sums_or_has_no_weights(agg: str, right: Node) -> bool:
+    """Whether an aggregate over products is a sum, or all that it multiplies by is 1."""
+    return agg == "sum" or isinstance(right, Domain)
+
+
+@builtin
 def reads_everything(left: Node, right: Node, on: Conditions, axes: Axes, by: Names) -> bool:
     """Whether there is one row of groups, and its window holds every position of the left once."""
     window = window_of(left, right, on, axes, by)
