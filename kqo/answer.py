@@ -17,7 +17,7 @@ from kqo.profile import Expected
 from kqo.runtime.arguments import add_fill
 from kqo.runtime.cuda.device import host_array
 from kqo.runtime.cuda.engine import CudaEngine
-from kqo.runtime.cuda.results import OnDevice
+from kqo.runtime.cuda.results import OnDevice, stacked
 from kqo.runtime.engine import Engine, Progress
 from kqo.runtime.progress import ProgressBar
 from kqo.runtime.result import Result, Target
@@ -130,7 +130,7 @@ def run_plan(
         "not_finite": again,
         **_said(plan, parts, deadline),
     }
-    result = _result(plan, answers, many, facts, bool(again))
+    result = _result(plan, answers, many, facts)
     if partly and not all(part is None for part in parts):
         everything = np.ones(len(plan.placed), dtype=np.bool_)
         known = [everything if part is None else part.computed for part in parts]
@@ -163,7 +163,7 @@ def _said(plan: Answering, parts: list[Answered | None], deadline: float | None)
 
 
 def _result(
-    plan: Answering, answers: list[dict[str, Any]], many: bool, facts: dict[str, Any], mixed: bool
+    plan: Answering, answers: list[dict[str, Any]], many: bool, facts: dict[str, Any]
 ) -> Result:
     """The images' answers as one result.
 
@@ -171,17 +171,13 @@ def _result(
         answers: for each image the outputs of all queries and of the untouched image.
         many: whether there is an axis of images.
         facts: about the run.
-        mixed: whether some answers were computed elsewhere than on the device.
     """
     outputs: Any = {}
     originals: Any = {}
-    if mixed:
-        answers = [on_host(a) for a in answers]
     for name, _ in plan.logical.roots:
-        stacked = np.stack([a[name] for a in answers]) if many else answers[0][name]
-        part = (
-            stacked.astype(np.float32, copy=False) if plan.logical.dtype == "float32" else stacked
-        )
+        part = stacked([a[name] for a in answers]) if many else answers[0][name]
+        if plan.logical.dtype == "float32":
+            part = part.astype(np.float32, copy=False)
         outputs[name] = part[:, :-1] if many else part[:-1]
         originals[name] = part[:, -1] if many else part[-1]
     if isinstance(plan.engine, CudaEngine):  # they stay on the device until asked for

@@ -374,8 +374,7 @@ class CompiledPlan:
     def _may_have_spread(self, answers: dict[str, Values]) -> bool:
         """Whether a fast form may have met NaN or infinity: a view or a result has one."""
         chooser, _, _, engine = self._planned
-        known = engine.views_are_finite() if isinstance(engine, Engine) else True
-        if known and are_finite(answers.values()):
+        if engine.views_are_finite() and are_finite(answers.values()):
             return False
         if not isinstance(engine, Engine):
             return True

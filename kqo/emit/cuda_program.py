@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 STAGES_ASYNC = 4
 STAGES = 2
 STATE = 4
-"""Integers of the state before the counts: first query, queries, number of the batch, 0."""
+"""Integers of the state before the counts: first query, queries, number of the batch, and whether a
+view holds NaN or infinity."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,20 +14,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kqo.ir.nodes import GROUPED
+
 SPREADING = ("Winograd", "AddDelta", "GroupedProduct")
 """What the names of rules begin with whose forms spread values that are not finite."""
+SPREADING_FORMS = frozenset({"winograd", GROUPED})
+"""Those forms where additive deltas look out for themselves, as they do on a GPU."""
 PADDING_WITH_ZEROS = ("GatherProduct", "TapByTap")
 """Names of rules whose forms multiply zeros of padding by the kernel, which must be finite."""
 
 
-def is_finite(values: NDArray[Any]) -> bool:
-    """Whether no value is NaN or infinite; no copy is made."""
+def is_finite(values: Any) -> bool:
+    """Whether no value of a NumPy or CuPy array is NaN or infinite; no copy is made."""
     if not values.size:
         return True
-    flat = values.reshape(-1)
-    with np.errstate(all="ignore"):
-        if values.flags.c_contiguous and np.isfinite(np.dot(flat, flat)):
-            return True  # one pass; squares of large finite values may overflow, though
+    if isinstance(values, np.ndarray) and values.flags.c_contiguous:
+        flat = values.reshape(-1)
+        with np.errstate(all="ignore"):
+            # One pass; squares of large finite values may overflow, though. CuPy's would need
+            # cuBLAS.
+            if np.isfinite(np.dot(flat, flat)):
+                return True
     # The smallest is NaN where any value is.
     return bool(np.isfinite(values.min()) and np.isfinite(values.max()))
 

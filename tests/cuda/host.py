@@ -115,7 +115,7 @@ class HostDevice:
         return np.asarray(value, dtype=np.float32)
 
     def numpy(self, value):
-        return value.copy()
+        return np.array(value)
 
     def free_bytes(self) -> int:
         return self.free

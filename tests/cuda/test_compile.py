@@ -9,7 +9,7 @@ import pytest
 
 import kqo
 from kqo.emit.cuda_program import Kernel
-from kqo.emit.cuda_step import prelude, render
+from kqo.emit.cuda_step import opening, render
 from kqo.errors import DeviceError
 from kqo.ir.boxes import everything as all_keys
 from kqo.options import PRECISIONS
@@ -61,7 +61,8 @@ def test_winograd_and_the_binders_compile(case, architecture):
     program = kqo.emit.cuda.emit_cuda(plan, regions.shapes, "float32")
     kernels = {n: k for n, k in program.kernels.items() if re.search("_(in|out)put|products", n)}
     assert {n.rsplit("_")[-1] for n in kernels} >= {"input", "products"}
-    kernels["bind"] = Kernel("bind_rows", prelude() + render("bind"), 128)
+    for precision in ("float32", "float16"):
+        kernels[precision] = Kernel(precision, opening(precision) + render("bind"), 128)
     compile_for(kernels, architecture)
 
 
@@ -102,11 +103,41 @@ def test_code_is_cached(case, tmp_path, monkeypatch):
         cache.compiled(kernel, 90)
 
 
+@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b[:99] + b"?" + b[100:], len])
+def test_a_damaged_file_is_compiled_anew(case, tmp_path, damage):
+    kernel = next(iter(case.program().kernels.values()))
+    first = cache.compiled(kernel, 80)
+    (path,) = (tmp_path / "cuda").iterdir()
+    whole = path.read_bytes()
+    assert whole.endswith(first)
+    path.write_bytes(b"" if damage is len else damage(whole))
+    assert cache.compiled(kernel, 80) == first
+    assert path.read_bytes() == whole
+
+
 def test_a_cache_that_cannot_be_written_is_no_error(case, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("KQO_CACHE", str(tmp_path / "file"))
     kernel = next(iter(case.program().kernels.values()))
     assert cache.compiled(kernel, 80)[:4] == b"\x7fELF"
+
+
+def test_gpus_that_a_newer_nvrtc_has_dropped_are_named(monkeypatch):
+    monkeypatch.setattr(nvrtc, "architectures", lambda: (75, 80))
+    monkeypatch.setattr(nvrtc, "version", lambda: (13, 0))
+    with pytest.raises(DeviceError, match=r"NVRTC 13.0 writes no code for compute capability 7.0"):
+        nvrtc.compile_kernel("", 70)
+
+
+def test_nvrtc_13_is_the_last_choice(tmp_path, monkeypatch):
+    paths = [tmp_path / "nvidia" / part for part in ("cu13/lib", "cuda_nvrtc/lib")]
+    for path, version in zip(paths, (13, 12), strict=True):
+        path.mkdir(parents=True)
+        (path / f"libnvrtc.so.{version}").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    found = nvrtc._candidates()
+    assert found[-1] == str(paths[0] / "libnvrtc.so.13")
+    assert str(paths[1] / "libnvrtc.so.12") in found[:-1]
 
 
 def test_what_does_not_compile_says_where():

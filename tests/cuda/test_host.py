@@ -11,7 +11,7 @@ import kqo
 from kqo.errors import ArgumentError, DeviceError
 from kqo.ir.winograd import SIZES
 from kqo.options import PRECISIONS
-from kqo.runtime.cuda.engine import CudaEngine
+from kqo.runtime.cuda.engine import SHARE, CudaEngine
 from kqo.runtime.cuda.target import on_gpu
 from kqo.runtime.timing import Timings
 from tests import models
@@ -142,18 +142,66 @@ def test_a_second_input_reuses_memory_and_launches(case, folder):
     assert all(np.array_equal(first[n], again[n]) for n in first)
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(case, folder):
-    class Small(HostDevice):
-        """Refuses every launch over more blocks than a batch of a few queries needs."""
+class Narrow(HostDevice):
+    """Has memory for batches of up to four queries: it refuses the first launch of larger ones."""
 
-        def launch(self, function, grid, threads, shared, args):
-            if function.__name__ == "run_bind_rows" and grid[0] > 6:
-                raise MemoryError
-            super().launch(function, grid, threads, shared, args)
+    def launch(self, function, grid, threads, shared, args):
+        if function.__name__ == "run_bind_rows" and grid[0] > 6:
+            raise MemoryError
+        super().launch(function, grid, threads, shared, args)
 
-    engine = case.engine(Small(folder), batch=50)
-    assert case.error(engine) < EXACT
+
+@pytest.mark.parametrize("ask", ["run", "analyze", "prepare"])
+def test_out_of_memory_halves_the_batch_and_goes_on(case, folder, ask):
+    engine = case.engine(Narrow(folder), batch=50)
+    if ask == "prepare":
+        engine.prepare()
+    elif ask == "analyze":
+        assert {t.kernel for t in engine.analyze(case.arrays)} >= {"bind_rows"}
+    else:
+        assert case.error(engine) < EXACT
     assert engine.batch == 4  # 50, 25, 13, 7, 4
+
+
+def test_results_stay_on_the_device_where_there_is_memory_for_a_copy(case, folder):
+    class Array(np.ndarray):
+        """An array of the device."""
+
+        def copy(self):
+            if self.full:
+                raise MemoryError
+            return np.array(self, subok=True)
+
+    class Xp:
+        """NumPy, whose results are arrays of the device."""
+
+        def __getattr__(self, name):
+            return getattr(np, name)
+
+        def empty(self, full, dtype):
+            return np.empty(full, dtype=dtype).view(Array)
+
+    device = HostDevice(folder)
+    device.xp, device.numpy = Xp(), np.array
+    engine = case.engine(device)
+    want = case.expected()["output"]
+    for full, kind in ((False, Array), (True, np.ndarray)):
+        Array.full = full
+        found = engine.run(case.arrays, on_device=True)["output"]
+        assert type(found) is kind
+        np.testing.assert_allclose(found, want, atol=EXACT * np.abs(want).max())
+
+
+def test_results_are_counted_among_what_memory_holds(case, folder):
+    engine = case.engine(HostDevice(folder))
+    assert engine.result_bytes == 4 * engine.queries * 7
+    sizes = []
+    for extra in (0, 2 * engine.result_bytes):
+        device = HostDevice(folder)
+        constants = sum(c.nbytes for c in engine.program.constants.values())
+        device.free = constants + extra + int(engine.bytes_at(engine.queries) / SHARE) + 4
+        sizes.append(case.engine(device).batch)
+    assert sizes[0] < sizes[1] == engine.queries
 
 
 def test_a_plan_that_never_fits_says_so(case, folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from torch import nn
 import kqo
 from kqo.errors import ArgumentError, DeviceError
 from kqo.options import PRECISIONS, Options
-from kqo.runtime.cuda import device
+from kqo.runtime.cuda import device, results, target
+from tests.cuda.host import HostDevice
 
 without_gpu = pytest.mark.skipif(device.gpu_available(), reason="this machine has a GPU")
 
@@ -58,6 +60,104 @@ def test_cupy_that_finds_no_gpu_is_a_device_error(monkeypatch):
         device.CupyDevice(3)
 
 
+class DriverError(RuntimeError):
+    """As CuPy's errors of the runtime and of the driver."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Gpu(nullcontext):
+    id = 0
+    compute_capability = "90"
+
+
+def cupy_that_computes(max_of_two) -> type:
+    """As much of CuPy as opening a device needs; ``max_of_two`` is what its own kernels do."""
+
+    class Runtime:
+        CUDARuntimeError = DriverError
+        getDeviceCount = staticmethod(lambda: 1)
+        getDeviceProperties = staticmethod(
+            lambda number: {"name": b"a GPU", "sharedMemPerBlockOptin": 100 << 10}
+        )
+        memGetInfo = staticmethod(lambda: (5, 10))
+
+    class Pool:
+        free_bytes = staticmethod(lambda: 2)
+
+    class Cupy:
+        float32 = np.float32
+        get_default_memory_pool = staticmethod(Pool)
+
+        @staticmethod
+        def ones(count, dtype):
+            return np.array([max_of_two()] * count, dtype=dtype)
+
+        class cuda:
+            runtime = Runtime
+            driver = type("driver", (), {"CUDADriverError": DriverError})
+            Device = staticmethod(lambda number: Gpu())
+            Stream = staticmethod(lambda non_blocking: nullcontext())
+
+    return Cupy
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Opens a device of a CuPy whose kernels return a number, or raise."""
+    monkeypatch.setattr(device.nvrtc, "library", lambda: None)
+
+    def opened(max_of_two):
+        monkeypatch.setitem(sys.modules, "cupy", cupy_that_computes(max_of_two))
+        return device.CupyDevice()
+
+    return opened
+
+
+def test_a_cupy_that_computes_nothing_is_a_device_error(opened):
+    found = opened(lambda: 1.0)
+    assert (found.name, found.capability, found.free_bytes()) == ("a GPU", 90, 7)
+
+    def headers_are_missing():
+        raise ImportError("cannot open source file\n cuda_fp16.h")
+
+    reason = r"CuPy cannot compute on a GPU: cannot open source file cuda_fp16.h .*kqo\[cuda\]"
+    with pytest.raises(DeviceError, match=reason):
+        opened(headers_are_missing)
+
+
+def test_what_the_driver_reports_is_a_device_error(opened):
+    found = opened(lambda: 1.0)
+    with pytest.raises(DeviceError, match="the GPU failed: no kernel image"), found.active():
+        raise DriverError(209, "no kernel\nimage")
+    with pytest.raises(found.out_of_memory), found.active():
+        raise DriverError(2, "out of memory")
+
+    def broken():
+        raise DriverError(700, "illegal address")
+
+    found.xp.cuda.runtime.memGetInfo = staticmethod(broken)
+    with pytest.raises(DeviceError, match="illegal address"):
+        found.free_bytes()
+    found.xp.cuda.Device = lambda number: broken()
+    with pytest.raises(DeviceError, match="illegal address"):
+        device.CupyDevice()
+
+
+@pytest.mark.parametrize("fails", ["CupyDevice", "prepare"])
+def test_auto_is_numpy_where_the_gpu_fails(monkeypatch, tmp_path, fails):
+    def fail(*_):
+        raise DeviceError("the GPU failed")
+
+    monkeypatch.setattr(target, "resolve_target", lambda asked: "cuda")
+    monkeypatch.setattr(target, "CupyDevice", lambda: HostDevice(tmp_path))
+    broken = target if fails == "CupyDevice" else target.CudaEngine
+    monkeypatch.setattr(broken, fails, fail)
+    assert compile_for("auto").run(torch.ones(1, 1, 6, 6)).scores.shape == (9, 2)
+
+
 def test_importing_the_runtime_needs_no_cupy():
     code = "import sys, kqo.runtime.cuda.target, kqo.emit.cuda; print('cupy' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -91,10 +191,11 @@ class FakeCupy:
 
     ndarray = type("ndarray", (), {})
     float32 = np.float32
+    CUDARuntimeError = CUDADriverError = DriverError
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.cuda = self
+        self.cuda = self.runtime = self.driver = self
 
     def from_dlpack(self, value):
         self.asked.append("dlpack")
@@ -131,11 +232,6 @@ class Held:
     [(Held(0), ["dlpack"]), (Held(1), []), (np.arange(3.0), []), (torch.arange(3.0), [])],
 )
 def test_arrays_are_taken_where_they_are_and_waited_for(given, copied_by):
-    from contextlib import nullcontext
-
-    class Gpu(nullcontext):
-        id = 0
-
     waited: list[str] = []
     found = device.CupyDevice.__new__(device.CupyDevice)
     found.xp, found._device = FakeCupy(), Gpu()
@@ -144,3 +240,27 @@ def test_arrays_are_taken_where_they_are_and_waited_for(given, copied_by):
     assert taken.dtype == np.float32 and taken.tolist() == [0, 1, 2]
     assert found.xp.asked == copied_by
     assert waited == ["event of the caller"]
+
+
+class Stays(np.ndarray):
+    """An array on a GPU, as far as being stacked goes; several do not fit where ``full`` is set."""
+
+    full = False
+
+    def __array_function__(self, function, types, args, kwargs):
+        if self.full and function is np.stack:
+            raise MemoryError
+        return super().__array_function__(function, types, args, kwargs).view(Stays)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_answers_of_several_images_stay_where_they_are_if_they_can(monkeypatch, full):
+    monkeypatch.setattr(Stays, "full", full)
+    monkeypatch.setattr(results, "host_array", np.array)
+    one = np.arange(3.0)
+    there = one.view(Stays)
+    found = results.stacked([there, there])
+    assert type(found) is (np.ndarray if full else Stays)
+    for arrays in ([there, one], [one, one]):
+        assert type(results.stacked(arrays)) is np.ndarray
+        assert results.stacked(arrays).tolist() == found.tolist() == [[0, 1, 2]] * 2

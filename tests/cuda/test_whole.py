@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import kqo
 from kqo.runtime.cuda import device, target
@@ -120,3 +121,66 @@ def test_random_networks_answer_as_pytorch_does(host, monkeypatch):
 
     check()
     assert len(ran) >= EXAMPLES // 2  # the others have parts that torch runs
+
+
+class Hidden(nn.Module):
+    """NaN that minimal filtering spreads, and that what follows replaces by a finite number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            self.first, self.second = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 6, 3, padding=1)
+
+    def forward(self, x):
+        y = self.second(self.first(x))
+        return torch.where(y == y, y, torch.ones_like(y)).mean((2, 3))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_a_choice_hides_is_asked_again(host, value):
+    image = noise(1, 1, 12, 12)
+    image[0, 0, 5, 6] = value
+    model, workload = Hidden().eval(), kqo.Occlusion(window=3, stride=3)
+    options = kqo.Options(target="cuda", without=("GatherProduct",))
+    plan = kqo.compile(model, (image,), workload, options)
+    assert "winograd" in {step.form for step in plan.physical.steps}
+    result = plan.run(image)
+    want = kqo.compile(model, (image,), workload).run(image)
+    assert result.facts["not_finite"] == 1
+    np.testing.assert_array_equal(np.isnan(result.scores), np.isnan(want.scores))
+    finite = np.isfinite(want.scores)
+    np.testing.assert_allclose(result.scores[finite], want.scores[finite], atol=1e-5)
+
+
+CHOICES = {
+    "where": lambda v: torch.where(v > 0, v.sqrt(), v * 0.5 - 1),
+    "masked": lambda v: v.log().masked_fill(v <= 0, 3.0),
+}
+
+
+class Chosen(nn.Module):
+    """A choice by value behind a layer that changes nothing."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.conv, self.choice = nn.Conv2d(2, 2, 1, bias=False), CHOICES[name]
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.eye(2)[:, :, None, None])
+
+    def forward(self, x):
+        return self.choice(self.conv(x))
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_what_is_not_chosen_does_no_harm(host, name):
+    """The other side of a choice may be NaN, in kernels too: here it is, in every image."""
+    image = noise(1, 2, 6, 6)
+    model, workload = Chosen(name).eval(), kqo.Occlusion(window=2, stride=2)
+    plan = kqo.compile(model, (image,), workload, kqo.Options(target="cuda"))
+    result = plan.run(image)
+    want = kqo.compile(model, (image,), workload).run(image)
+    assert result.facts["not_finite"] == 0 and np.isfinite(want.outputs["output"]).all()
+    np.testing.assert_allclose(
+        np.asarray(result.outputs["output"]), want.outputs["output"], rtol=1e-5, atol=1e-5
+    )

@@ -127,6 +127,23 @@ def test_largest_error_wants_nan_and_infinity_in_the_same_places() -> None:
     assert not is_finite(a[1:2]) and not is_finite(a[2:]) and is_finite(a[:1]) and is_finite(a[:0])
 
 
+def test_arrays_of_a_gpu_are_looked_through_without_a_product() -> None:
+    """CuPy's product needs cuBLAS, which need not be there."""
+
+    class OnGpu:
+        def __init__(self, *values: float) -> None:
+            self.values, self.size = np.array(values), len(values)
+
+        def min(self) -> np.float64:
+            return self.values.min()
+
+        def max(self) -> np.float64:
+            return self.values.max()
+
+    assert is_finite(OnGpu(1.0, -2.0)) and is_finite(OnGpu())
+    assert not any(is_finite(OnGpu(1.0, value)) for value in (math.nan, math.inf, -math.inf))
+
+
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("aligned", [False, True])
 def test_resizing_reads_neighbours_of_weight_zero(mode, aligned) -> None:

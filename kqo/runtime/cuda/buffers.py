@@ -90,6 +90,12 @@ class Buffers:
             buffer = part.reshape(rows, table.columns)
             buffer[0], buffer[1], buffer[2] = 0, -math.inf, math.inf
             self.tables.append(buffer)
+        spans = [
+            (first + PADDING_ROWS * table.columns, table.rows * table.columns)
+            for table, first in zip(plan.tables, layout.tables, strict=True)
+            if table.view
+        ]
+        self.spans = xp.asarray(np.array(spans or [(0, 0)], dtype=np.int64))
         self.constants = constants
         self.scratch = {
             name: xp.empty(max(1, size), dtype=xp.float32)

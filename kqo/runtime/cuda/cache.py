@@ -1,4 +1,7 @@
-"""Compiled kernels on disk: keyed by everything that decides the machine code."""
+"""Compiled kernels on disk: keyed by everything that decides the machine code.
+
+A file is the SHA-256 of the code, then the code; one that is damaged is written anew.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,9 @@ from platformdirs import user_cache_path
 
 from kqo.emit.cuda_program import Kernel
 from kqo.runtime.cuda import nvrtc
+
+DIGEST = hashlib.sha256().digest_size
+"""Bytes before the code."""
 
 
 def cache_folder() -> Path:
@@ -37,13 +43,16 @@ def compiled(kernel: Kernel, capability: int) -> bytes:
     """
     path = cache_folder() / f"{_key(kernel, capability)}.cubin"
     with suppress(OSError):
-        return path.read_bytes()
+        stored = path.read_bytes()
+        digest, code = stored[:DIGEST], stored[DIGEST:]
+        if hashlib.sha256(code).digest() == digest:
+            return code
     code = nvrtc.compile_kernel(kernel.source, capability, kernel.name)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(handle, "wb") as file:
-            file.write(code)
+            file.write(hashlib.sha256(code).digest() + code)
         os.replace(temporary, path)  # whole or not at all, also beside other processes
     return code
 

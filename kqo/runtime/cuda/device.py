@@ -5,8 +5,8 @@ Tests run the same programs on the processor, behind the same protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
@@ -25,6 +25,8 @@ MAX_DYNAMIC_SHARED = 8
 """The driver's CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES; not every CuPy names it."""
 OLDEST = 70
 """The oldest compute capability that kernels are written for."""
+NO_MEMORY = 2
+"""The status of the runtime and of the driver for memory that does not suffice."""
 
 
 class Event(Protocol):
@@ -50,7 +52,10 @@ class Device(Protocol):
     out_of_memory: tuple[type[Exception], ...]
 
     def active(self) -> AbstractContextManager[Any]:
-        """While this is entered, array operations and launches go to the device's stream."""
+        """While this is entered, array operations and launches go to the device's stream.
+
+        On the way out what the device fails at is a DeviceError, or, for want of memory, one of
+        ``out_of_memory``."""
 
     def load(self, kernels: Mapping[str, Kernel]) -> dict[str, Any]:
         """Functions to launch, by name; compiles what is not in the cache."""
@@ -90,7 +95,8 @@ class CupyDevice:
         number: of the GPU, from 0.
 
     Raises:
-        DeviceError: CuPy or NVRTC is not installed, or there is no GPU, or it is too old.
+        DeviceError: CuPy or NVRTC is not installed, or there is no GPU, or it is too old, or CuPy's
+            own kernels do not run on it.
     """
 
     def __init__(self, number: int = 0) -> None:
@@ -98,9 +104,11 @@ class CupyDevice:
         if number >= count:
             raise DeviceError(f"GPU {number}: this machine has {count}, counted from 0")
         self.xp = cupy
-        self._device = cupy.cuda.Device(number)
-        self.capability = int(self._device.compute_capability)
-        properties = cupy.cuda.runtime.getDeviceProperties(number)
+        self.out_of_memory: tuple[type[Exception], ...] = (MemoryError,)  # CuPy's is one
+        with _as_device_error(cupy):
+            self._device = cupy.cuda.Device(number)
+            self.capability = int(self._device.compute_capability)
+            properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.name = properties["name"].decode()
         self.shared_limit = int(properties["sharedMemPerBlockOptin"])
         if self.capability < OLDEST:
@@ -109,18 +117,22 @@ class CupyDevice:
                 hint="target='numpy'",
             )
         nvrtc.library()  # what cannot compile is no device to plan for
-        self.out_of_memory: tuple[type[Exception], ...] = (cupy.cuda.memory.OutOfMemoryError,)
-        with self._device:
-            self._stream = cupy.cuda.Stream(non_blocking=True)
+        try:
+            with self._device:
+                self._stream = cupy.cuda.Stream(non_blocking=True)
+                with self._stream:
+                    float((cupy.ones(2, dtype=cupy.float32) + 1).max())
+        except Exception as error:  # CuPy's compiler, its libraries and the driver have types each
+            raise DeviceError(
+                f"CuPy cannot compute on {self.name}: {_one_line(error)}",
+                hint="pip install 'kqo[cuda]' brings the headers and libraries that CuPy needs",
+            ) from None
 
-    def active(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def active(self) -> Iterator[None]:
         """Enter the GPU and its stream."""
-        from contextlib import ExitStack
-
-        stack = ExitStack()
-        stack.enter_context(self._device)
-        stack.enter_context(self._stream)
-        return stack
+        with _as_device_error(self.xp), self._device, self._stream:
+            yield
 
     def load(self, kernels: Mapping[str, Kernel]) -> dict[str, Any]:
         """Compile what is not in the cache, and load all."""
@@ -152,7 +164,7 @@ class CupyDevice:
 
     def asarray(self, value: Any) -> Any:
         """A float32 array on this GPU; one that is there already is not copied."""
-        with self._device:
+        with _as_device_error(self.xp), self._device:
             if hasattr(value, "detach"):
                 value = value.detach().float()  # CuPy knows no bfloat16
             if not isinstance(value, self.xp.ndarray) and hasattr(value, "__dlpack_device__"):
@@ -169,14 +181,15 @@ class CupyDevice:
         return self.xp.asnumpy(value)
 
     def free_bytes(self) -> int:
-        """Free memory of the GPU, and of CuPy's pool."""
-        with self._device:
+        """Free memory of the GPU, and of CuPy's pool, whose blocks of other streams go back to the
+        GPU when it has no other memory left."""
+        with _as_device_error(self.xp), self._device:
             free, _ = self.xp.cuda.runtime.memGetInfo()
             return int(free) + int(self.xp.get_default_memory_pool().free_bytes())
 
     def release(self) -> None:
         """Give CuPy's unused blocks back."""
-        with self._device:
+        with _as_device_error(self.xp), self._device:
             self.xp.get_default_memory_pool().free_all_blocks()
 
     def record(self) -> Event:
@@ -221,6 +234,23 @@ def _allow_shared(cupy: Any, function: Any, shared: int) -> None:
     cupy.cuda.driver.funcSetAttribute(function.ptr, MAX_DYNAMIC_SHARED, shared)
 
 
+@contextmanager
+def _as_device_error(cupy: Any) -> Iterator[None]:
+    """What the CUDA runtime and the driver report, as DeviceError; want of memory as MemoryError,
+    which CuPy's own allocator raises."""
+    failures = (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)
+    try:
+        yield
+    except failures as error:
+        if error.status == NO_MEMORY:
+            raise MemoryError(_one_line(error)) from error
+        raise DeviceError(f"the GPU failed: {_one_line(error)}", hint="target='numpy'") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _cupy() -> tuple[Any, int]:
     """CuPy and the number of GPUs; DeviceError where there is none."""
     hint = "target='numpy' runs everywhere"
@@ -233,7 +263,7 @@ def _cupy() -> tuple[Any, int]:
     try:
         count = int(cupy.cuda.runtime.getDeviceCount())
     except Exception as error:  # CuPy raises types of its own, and OSError for missing libraries
-        reason = " ".join(str(error).split())
+        reason = _one_line(error)
         raise DeviceError(f"target cuda: no GPU can be used here: {reason}", hint=hint) from None
     if count == 0:
         raise DeviceError("target cuda: this machine has no GPU", hint=hint)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 from kqo.emit.cuda import emit_cuda
 from kqo.emit.cuda_program import Kernel, Launch, Program
 from kqo.emit.cuda_rows import PADDING_ROWS
-from kqo.emit.cuda_step import prelude, render
+from kqo.emit.cuda_step import opening, render
 from kqo.errors import ArgumentError, DeviceError
 from kqo.ir.boxes import Boxes
 from kqo.ir.schema import shape
@@ -20,6 +22,7 @@ from kqo.runtime.cuda.buffers import Buffers, Capacities
 from kqo.runtime.cuda.device import Device, Grid
 from kqo.runtime.cuda.regions import bind_regions
 from kqo.runtime.engine import Progress, with_untouched
+from kqo.runtime.finite import SPREADING_FORMS, are_finite
 from kqo.runtime.plain import layout
 from kqo.runtime.timing import Timings
 
@@ -29,6 +32,11 @@ SHARE = 0.6
 ENOUGH = 512 << 20
 """Bytes beyond which larger batches bring little: every launch fills the device by then."""
 BINDERS = 128
+"""Threads of a block of the kernels that every plan has."""
+CHECKERS = 64
+"""Blocks that look through one view."""
+OWN_KERNELS = ("next_batch", "bind_rows", "check_views")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,7 @@ class CudaEngine:
         self._constants: dict[str, Any] = {}
         self._buffers: Buffers | None = None
         self._again: Callable[[], None] | None = None
+        self._finite = True
 
     @property
     def source(self) -> str:
@@ -103,12 +112,30 @@ class CudaEngine:
         """Bytes of rows, scratch and results held on the device, without constants."""
         return self._buffers.nbytes if self._buffers is not None else 0
 
+    def views_are_finite(self) -> bool:
+        """Whether no value of a base relation or view of the last run is NaN or infinite, as far as
+        that may have made results wrong: some forms spread such values, and float16 overflows."""
+        return self._finite or not self._spreading
+
+    @cached_property
+    def _spreading(self) -> bool:
+        forms = {step.form for step in self.plan.steps}
+        half = self.program.precision == "float16"
+        constants = self.program.constants.values()
+        return half or bool(forms & SPREADING_FORMS) or not are_finite(constants)
+
     def bytes_at(self, batch: int) -> int:
         """Bytes of rows and scratch for a size of batch, without constants and results."""
         return Capacities(self.plan, self.program, self.regions, batch).nbytes
 
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of the outputs of all queries."""
+        return 4 * self.queries * sum(math.prod(shape(axes)) for _, _, axes in self.plan.roots)
+
     def _choose_batch(self, memory: int | None) -> int:
         held = sum(int(c.nbytes) for c in self.program.constants.values())
+        held += 2 * self.result_bytes  # once to be written by batches, once to be returned
         free = int(SHARE * (self.device.free_bytes() - held))
         budget = memory or min(free, max(ENOUGH, 4 * self.bytes_at(1)))
         size = min(MOST_QUERIES, self.queries)
@@ -119,40 +146,68 @@ class CudaEngine:
 
     def _load(self) -> dict[str, Any]:
         if self._functions is None:
-            text = prelude() + render("bind")
-            binders = {n: Kernel(n, text, BINDERS) for n in ("next_batch", "bind_rows")}
-            self._functions = self.device.load({**self.program.kernels, **binders})
+            text = opening(self.program.precision) + render("bind")
+            own = {name: Kernel(name, text, BINDERS) for name in OWN_KERNELS}
+            self._functions = self.device.load({**self.program.kernels, **own})
         if not self._constants:
             xp = self.device.xp
             self._constants = {k: xp.asarray(v) for k, v in self.program.constants.items()}
         return self._functions
 
     def _allocate(self) -> Buffers:
-        """Memory for the batch; half the batch where it does not fit."""
-        while self._buffers is None:
-            try:
-                self._load()
-                self._buffers = Buffers(
-                    self.device,
-                    self.plan,
-                    self.program,
-                    self.regions,
-                    constants=self._constants,
-                    batch=self.batch,
+        """Memory for the batch and for the results of all queries."""
+        self._load()
+        if self._buffers is None:
+            self._buffers = Buffers(
+                self.device,
+                self.plan,
+                self.program,
+                self.regions,
+                constants=self._constants,
+                batch=self.batch,
+            )
+        for name, _, axes in self.plan.roots:
+            if name not in self._buffers.results:
+                full = (self.queries, *shape(axes))
+                self._buffers.results[name] = self.device.xp.empty(
+                    full, dtype=self.device.xp.float32
                 )
-            except self.device.out_of_memory:
-                self._halve()
         return self._buffers
+
+    def _fitting(self, work: Callable[[], Found]) -> Found:
+        """What ``work`` returns, on the device; with half the batch as long as memory runs out."""
+        with self._lock:
+            while True:
+                try:
+                    with self.device.active():
+                        return work()
+                except self.device.out_of_memory:
+                    pass  # until the error is gone, its frames hold the arrays
+                self._halve()
+
+    def prepare(self) -> None:
+        """Load kernels and take the memory of a batch, so that it is known that the device can.
+
+        Raises:
+            DeviceError: it cannot.
+        """
+        self._fitting(self._prepare)
+
+    def _prepare(self) -> None:
+        buffers = self._allocate()
+        buffers.state.fill(0)
+        self._bind_batch(buffers)
+        self.device.record().synchronize()
 
     def _halve(self) -> None:
         """Go on with half the batch; DeviceError where it is one query already."""
-        self._buffers = self._again = None
+        self._buffers = self._again = None  # and with them the results
         self.device.release()
         if self.batch == 1:
             raise DeviceError(
                 f"{self.plan.name}: one query does not fit the memory of {self.device.name}",
                 hint="target='numpy'",
-            ) from None
+            )
         self.batch = -(-self.batch // 2)
 
     def _launch(self, launch: Launch, buffers: Buffers) -> None:
@@ -181,6 +236,13 @@ class CudaEngine:
         tables = [buffers.state, buffers.about, buffers.extents, buffers.pool, buffers.points]
         self.device.launch(self._functions["bind_rows"], grid, BINDERS, 0, tables)
 
+    def _check_views(self, buffers: Buffers) -> None:
+        """Note in the state whether a view holds NaN or infinity."""
+        assert self._functions is not None
+        grid: Grid = (CHECKERS, len(buffers.spans), 1)
+        given = [buffers.state, buffers.spans, buffers.rows]
+        self.device.launch(self._functions["check_views"], grid, BINDERS, 0, given)
+
     def _run_batch(self, buffers: Buffers) -> None:
         self._bind_batch(buffers)
         for launch in (*self.program.deltas, *self.program.roots):
@@ -205,10 +267,6 @@ class CudaEngine:
                 self._fill(buffers, table, self.device.asarray(value))
             elif table.view and table.name in self.plan.constants:
                 self._fill(buffers, table, self.device.asarray(self.plan.constants[table.name]))
-        for name, _, axes in self.plan.roots:
-            if name not in buffers.results:
-                full = (self.queries, *shape(axes))
-                buffers.results[name] = self.device.xp.empty(full, dtype=self.device.xp.float32)
         buffers.state.fill(0)
         return buffers
 
@@ -228,28 +286,23 @@ class CudaEngine:
             progress: called with the number of queries done and their total.
             timings: filled with what each step takes, by the device's events: views once, and one
                 batch times the number of batches.
-            on_device: return CuPy arrays rather than NumPy arrays.
+            on_device: return CuPy arrays rather than NumPy arrays; NumPy arrays nevertheless where
+                the device has no memory for them beside its own.
 
         Returns:
             for each output an array (queries + 1, *axes): the last row is for the untouched input.
 
         Raises:
             ArgumentError: an input is missing or has another shape.
-            DeviceError: one query does not fit the device's memory.
+            DeviceError: one query does not fit the device's memory, or the device fails.
         """
         if timings is not None:
             self._note(self.analyze(inputs), timings)
-        with self._lock, self.device.active():
-            began = time.perf_counter()
-            while True:
-                try:
-                    answers = self._run(inputs, progress, on_device)
-                    break
-                except self.device.out_of_memory:
-                    self._halve()
-            if timings is not None:
-                timings.wall = time.perf_counter() - began
-            return answers
+        began = time.perf_counter()
+        answers = self._fitting(lambda: self._run(inputs, progress, on_device))
+        if timings is not None:
+            timings.wall = time.perf_counter() - began
+        return answers
 
     def _note(self, measured: list[Timed], timings: Timings) -> None:
         timings.share(1)
@@ -266,6 +319,7 @@ class CudaEngine:
         buffers = self._start(inputs)
         for launch in self.program.views:
             self._launch(launch, buffers)
+        self._check_views(buffers)
         before = None
         for number in range(-(-self.queries // self.batch)):
             self._next(buffers, number)
@@ -279,11 +333,19 @@ class CudaEngine:
         if progress is not None and before is not None:
             before.synchronize()
             progress(self.queries - 1, self.queries - 1)
-        if on_device:
-            answers = {name: value.copy() for name, value in buffers.results.items()}
-            self.device.record().synchronize()  # the caller's stream would not wait
-            return answers
-        return {name: self.device.numpy(value) for name, value in buffers.results.items()}
+        self._finite = not int(self.device.numpy(buffers.state[3:4])[0])
+        if not on_device:
+            return {name: self.device.numpy(value) for name, value in buffers.results.items()}
+        answers = {name: self._kept(value) for name, value in buffers.results.items()}
+        self.device.record().synchronize()  # the caller's stream would not wait
+        return answers
+
+    def _kept(self, result: Any) -> Any:
+        """A copy of a result, which the next run overwrites: where there is memory for it."""
+        try:
+            return result.copy()
+        except self.device.out_of_memory:
+            return self.device.numpy(result)
 
     def _next(self, buffers: Buffers, number: int) -> None:
         """Run the next batch: the first one as it is, later ones as a graph captured then."""
@@ -295,15 +357,22 @@ class CudaEngine:
             self._again = self.device.capture(lambda: self._run_batch(buffers))
 
     def analyze(self, inputs: Mapping[str, Any]) -> list[Timed]:
-        """What each launch takes: views, and one batch."""
-        with self._lock, self.device.active():
-            buffers = self._start(inputs)
-            found = [self._time(launch, buffers, False) for launch in self.program.views]
-            took = self.device.milliseconds(lambda: self._bind_batch(buffers))
-            found.append(Timed(-1, "bind_rows", took, True))
-            found += self._time_all(self.program.deltas, buffers)
-            found += self._time_all(self.program.roots, buffers)
-            return found
+        """What each launch takes: views, and one batch.
+
+        Raises:
+            ArgumentError: an input is missing or has another shape.
+            DeviceError: one query does not fit the device's memory, or the device fails.
+        """
+        return self._fitting(lambda: self._analyze(inputs))
+
+    def _analyze(self, inputs: Mapping[str, Any]) -> list[Timed]:
+        buffers = self._start(inputs)
+        found = [self._time(launch, buffers, False) for launch in self.program.views]
+        took = self.device.milliseconds(lambda: self._bind_batch(buffers))
+        found.append(Timed(-1, "bind_rows", took, True))
+        found += self._time_all(self.program.deltas, buffers)
+        found += self._time_all(self.program.roots, buffers)
+        return found
 
     def _time_all(self, launches: Iterable[Launch], buffers: Buffers) -> list[Timed]:
         return [self._time(launch, buffers, True) for launch in launches]

@@ -1,7 +1,9 @@
 """Compiling CUDA source by NVRTC, NVIDIA's run-time compiler, through ctypes.
 
 The library comes from the wheel ``nvidia-cuda-nvrtc-cu12``, from a CUDA toolkit, or from wherever
-the dynamic linker finds it.
+the dynamic linker finds it. NVRTC 13, which the wheels of PyTorch for CUDA 13 bring, comes last: it
+writes no code for compute capability 7.0, and code of a toolkit that is newer than the driver may
+not load.
 """
 
 from __future__ import annotations
@@ -24,14 +26,17 @@ HINT = "pip install nvidia-cuda-nvrtc-cu12"
 
 def _candidates() -> list[str]:
     found: list[str] = []
+    newer: list[str] = []
     for folder in (*site.getsitepackages(), site.getusersitepackages(), *sys.path):
         found += sorted(glob.glob(f"{folder}/nvidia/cuda_nvrtc/lib/libnvrtc.so.*[0-9]"))
         found += sorted(glob.glob(f"{folder}/nvidia/cuda_nvrtc/bin/nvrtc64_*_0.dll"))
+        newer += sorted(glob.glob(f"{folder}/nvidia/cu13/lib/libnvrtc.so.*[0-9]"))
     for home in (os.environ.get("CUDA_PATH"), os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
         if home:
             found += sorted(glob.glob(f"{home}/lib64/libnvrtc.so.*[0-9]"))
     by_name = ctypes.util.find_library("nvrtc")
-    return [*dict.fromkeys(found), *([by_name] if by_name else []), "libnvrtc.so.12"]
+    linked = [*([by_name] if by_name else []), "libnvrtc.so.12"]
+    return [*dict.fromkeys([*found, *linked, *newer])]
 
 
 @lru_cache(maxsize=1)
@@ -117,7 +122,13 @@ def compile_kernel(source: str, capability: int, name: str = "kernel") -> bytes:
         DeviceError: NVRTC is missing, or rejects the text; with its log.
     """
     known = architectures()
-    newer = capability not in known and capability > known[0]
+    if capability < known[0]:
+        raise DeviceError(
+            f"NVRTC {'.'.join(map(str, version()))} writes no code for compute capability "
+            f"{capability / 10}, but from {known[0] / 10} on",
+            hint=HINT,
+        )
+    newer = capability not in known
     newest = max((a for a in known if a < capability), default=capability)
     target = f"compute_{newest}" if newer else f"sm_{capability}"
     return _compiled(source, target, name)[0]

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from kqo.runtime.cuda.device import host_array
+
+
+def stacked(arrays: Sequence[Any]) -> Any:
+    """Arrays of equal shape as one, led by an axis for them: on the device, unless one of them is
+    not there or the device has no memory for all of them."""
+    if len({type(array) for array in arrays}) == 1:
+        try:
+            return np.stack(arrays)  # CuPy answers for its own
+        except MemoryError:
+            if isinstance(arrays[0], np.ndarray):
+                raise
+    return np.stack([host_array(array) for array in arrays])
 
 
 class OnDevice(Mapping[str, NDArray[Any]]):

@@ -30,15 +30,15 @@ def gpu_engine(
 
     Raises:
         DeviceError: the target is ``cuda``, and there is no GPU, or the plan cannot run on it. With
-            ``auto`` the plan then runs on NumPy.
+            ``auto`` the plan then runs on NumPy: kernels are loaded and memory is taken to know.
     """
     if resolve_target(options.target) != "cuda":
         return None
-    device = CupyDevice()
-    rates = gpu_rates(device.name, options.precision)
-    queries = next(iter(changed.values())).queries
-    chooser = Chooser(plan, memo, changed, queries, rates)
     try:
+        device = CupyDevice()
+        rates = gpu_rates(device.name, options.precision)
+        queries = next(iter(changed.values())).queries
+        chooser = Chooser(plan, memo, changed, queries, rates)
         engine = CudaEngine(
             chooser.choose(),
             changed,
@@ -47,6 +47,8 @@ def gpu_engine(
             memory=options.memory_bytes,
             batch=options.batch,
         )
+        if options.target == "auto":
+            engine.prepare()
     except DeviceError:
         if options.target == "cuda":
             raise
