@@ -47,6 +47,7 @@ from kqo.runtime.finite import are_finite, spreads
 from kqo.runtime.opaque import Functions
 from kqo.runtime.planfile_checks import printable
 from kqo.runtime.timing import Timings
+from kqo.runtime.weights import Weights
 from kqo.workloads import Occlusion, Placed, Regions, from_dict
 from kqo.workloads.base import changed_scan
 from kqo.workloads.fill import GIVEN
@@ -100,6 +101,7 @@ class CompiledPlan:
         opaques: Functions | None = None,
         expected: Expected | None = None,
         whole: Reinference | None = None,
+        weights: Weights | None = None,
     ) -> None:
         self.name = logical.name
         self.logical = logical
@@ -111,6 +113,7 @@ class CompiledPlan:
         self._normalizing = normalizing
         self._opaques: Functions = dict(opaques or {})
         self._whole = whole
+        self._weights = weights or Weights()
         self._rates = current_rates()
         self._lock = threading.RLock()
         self.scan = changed_scan(logical, workload.input)
@@ -131,16 +134,21 @@ class CompiledPlan:
             chooser = Chooser(overlaid, memo, changed, len(self.placed), self._rates)
             physical = chooser.choose()
             source = emit(physical)
-            engine = Engine(
-                physical,
-                source,
-                changed,
-                threads=self.options.threads,
-                memory=self.options.memory_bytes,
-                batch=self.options.batch,
-                opaques=self._opaques,
-            )
+            engine = self._numpy(physical, source, changed, self.options)
             return chooser, physical, source, engine
+
+    def _numpy(
+        self, plan: PhysicalPlan, source: str, changed: Mapping[str, Boxes], options: Options
+    ) -> Engine:
+        return Engine(
+            plan,
+            source,
+            changed,
+            threads=options.threads,
+            memory=options.memory_bytes,
+            batch=options.batch,
+            opaques=self._opaques,
+        )
 
     @property
     def physical(self) -> PhysicalPlan:
@@ -287,6 +295,7 @@ class CompiledPlan:
             normalizing=trace,
             opaques=self._opaques,
             whole=self._whole,
+            weights=self._weights,
         )
 
     def _timed(self, given: Any) -> Timings:
@@ -335,6 +344,7 @@ class CompiledPlan:
         return self._again(self.logical, options, self._normalized_by, self._normalizing)
 
     def _inputs(self, given: tuple[Any, ...]) -> tuple[list[dict[str, Values]], bool]:
+        self._weights.check()
         return take(self.logical, given, lambda value: on_gpu(lambda: self.engine, value))
 
     def _boxes(self, queries: NDArray[np.int64]) -> Boxes:
@@ -351,15 +361,7 @@ class CompiledPlan:
         memo = explore(overlaid, rules.without(*fast), dict(options.approximations))
         changed = {self.scan.name: boxes}
         physical = Chooser(overlaid, memo, changed, boxes.queries, REFERENCE).choose()
-        return Engine(
-            physical,
-            emit(physical),
-            changed,
-            threads=options.threads,
-            memory=options.memory_bytes,
-            batch=options.batch,
-            opaques=self._opaques,
-        )
+        return self._numpy(physical, emit(physical), changed, options)
 
     @cached_property
     def _finite_constants(self) -> bool:
@@ -391,10 +393,13 @@ class CompiledPlan:
             "normalized_by": list(self._normalized_by),
             "expected": None if self.expected is None else asdict(self.expected),
         }
+        self._weights.check()
         planfile.save(path, planfile.Stored(self.logical, about))
 
     def __getstate__(self) -> dict[str, Any]:
-        left = ("_planned", "_lock", "_lowered", "_normalizing", "_whole", "reinference")
+        self._weights.check()
+        made = ("_planned", "_direct", "_lock", "reinference")
+        left = (*made, "_lowered", "_normalizing", "_whole")
         return {k: v for k, v in self.__dict__.items() if k not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -441,7 +446,6 @@ def compile(
         inputs = (inputs,)
     lowered = lower(model, inputs, name, strict=options.strict)  # type: ignore[arg-type]
     plan, trace = normalize(lowered.plan, rules_for(options))
-    fired = [a.rule for a in trace.applications]
     whole = None
     if options.reinference != "never":
         whole = reinference_of(model, inputs or (), tuple(name for name, _ in plan.roots))
@@ -451,11 +455,12 @@ def compile(
         options,
         preprocess,
         notes=lowered.notes,
-        normalized_by=fired,
+        normalized_by=[a.rule for a in trace.applications],
         lowered=lowered.plan,
         normalizing=trace,
         opaques=lowered.opaques,
         whole=whole,
+        weights=Weights(lowered.weights),
     )
 
 

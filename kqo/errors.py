@@ -63,6 +63,10 @@ class PlanError(KqoError):
     """A plan that is malformed: it fails the verifier or its text does not parse."""
 
 
+class StalePlanError(KqoError):
+    """A plan whose model's weights were changed in place after it was compiled."""
+
+
 class PlanFileError(KqoError):
     """A plan file that is damaged, of another version, or not a plan file at all."""
 

@@ -14,7 +14,7 @@ from torch.nn.modules import module as torch_module
 from kqo.captum.arguments import Baseline, Windows
 from kqo.captum.cache import PlanCache
 from kqo.captum.forward import Forward, Question
-from kqo.errors import KqoError
+from kqo.errors import KqoError, StalePlanError
 from kqo.runtime.result import Result, painted
 from kqo.workloads import Placed
 
@@ -169,6 +169,9 @@ class _Asker:
             try:
                 plan = self.plans.plan(self.model, self.tensors, number, over)
                 result = plan.run(*arrays, fill=fill, progress=_Counted(self.progress))
+            except StalePlanError:
+                self.plans.forget(self.model)
+                continue
             except KqoError as error:
                 raise NotIncremental(" ".join(str(error).split())) from error
             if self._is_the_models(result):

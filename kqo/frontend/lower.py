@@ -47,12 +47,15 @@ class Lowered:
             "output0", "output1", ... for the elements of a tuple.
         opaques: what torch runs, by the name of the Opaque nodes: functions of arrays (queries,
             ...) that give a tuple of such.
+        weights: the model's tensors that the graph reads, by name; constants may share their
+            memory.
     """
 
     plan: Plan
     notes: tuple[str, ...]
     output_names: tuple[str, ...]
     opaques: Mapping[str, TorchCall] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def lower(
@@ -117,6 +120,7 @@ class _Lowering:
         self.schedule = list(program.graph.nodes) if schedule is None else schedule
         self.refused = refused
         self.opaques: dict[str, TorchCall] = {}
+        self.weights: dict[str, Tensor] = {}
         self.told: list[str] = []
         self.program = program
         self.name = name
@@ -170,7 +174,8 @@ class _Lowering:
         inputs = tuple(self._label(node) for node in self.inputs)
         plan = Plan(self.name, roots, self.at.constants, self.at.origins, self.at.dtype, inputs)
         plan = plan.with_roots(roots)
-        return Lowered(plan, self._notes(), tuple(root for root, _ in roots), self.opaques)
+        names = tuple(root for root, _ in roots)
+        return Lowered(plan, self._notes(), names, self.opaques, self.weights)
 
     def _placeholder(self, node: fx.Node, spec: Any) -> Any:
         if spec.kind == InputKind.USER_INPUT:
@@ -181,10 +186,14 @@ class _Lowering:
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             state = self.program.state_dict
             source = state if spec.target in state else self.program.constants
-            return self._constant(spec.target, source[spec.target])
+            return self._weight(spec.target, source[spec.target])
         if spec.kind == InputKind.CONSTANT_TENSOR:
-            return self._constant(spec.target, self.program.constants[spec.target])
+            return self._weight(spec.target, self.program.constants[spec.target])
         return None
+
+    def _weight(self, name: str, tensor: Tensor) -> Constant:
+        self.weights[name] = tensor
+        return self._constant(name, tensor)
 
     def _label(self, node: fx.Node) -> str:
         return "image" if len(self.inputs) == 1 else str(node.name)

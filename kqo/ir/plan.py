@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,13 @@ class Plan:
         object.__setattr__(self, "constants", MappingProxyType(dict(self.constants)))
         object.__setattr__(self, "origins", MappingProxyType(dict(self.origins)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As text: pickling node inside node would exceed the recursion limit on deep plans.
+        from kqo.ir.text import format_plan
+
+        origins = [self.origins.get(node) for node in self.nodes()]
+        return _restored, (format_plan(self), dict(self.constants), origins, self.inputs)
+
     def nodes(self) -> Iterator[Node]:
         """Every node once, inputs before readers."""
         return walk(*(node for _, node in self.roots))
@@ -81,3 +89,15 @@ class Plan:
         kept = {name: value for name, value in known.items() if name in used}
         known_origins = {**self.origins, **(origins or {})}
         return Plan(self.name, roots, kept, known_origins, self.dtype, self.inputs)
+
+
+def _restored(
+    text: str, constants: dict[str, Array], origins: list[Origin | None], inputs: tuple[str, ...]
+) -> Plan:
+    """A plan from its text; origins are those of its nodes, inputs before readers."""
+    from kqo.ir.text import parse_plan
+
+    plan = parse_plan(text, constants)
+    found = zip(plan.nodes(), origins, strict=True)
+    known = {node: origin for node, origin in found if origin is not None}
+    return Plan(plan.name, plan.roots, plan.constants, known, plan.dtype, inputs)

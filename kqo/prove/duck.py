@@ -56,7 +56,9 @@ def run_sql(
         for name, columns in given.items():
             quoted = '"' + name.replace('"', '""') + '"'
             connection.register("loading", columns)
-            connection.execute(f"CREATE TABLE {quoted} AS SELECT * FROM loading")
+            # DuckDB reads NaN as NULL, which aggregates pass over.
+            nan = "REPLACE (COALESCE(v, 'NaN'::DOUBLE) AS v)" if "v" in columns else ""
+            connection.execute(f"CREATE TABLE {quoted} AS SELECT * {nan} FROM loading")
             connection.unregister("loading")
         columns = connection.execute(statement).fetchnumpy()
     for output, node in plan.roots:

@@ -277,6 +277,12 @@ def test_what_sql_cannot_say_is_named():
         to_sql(plan_of(Union((IMAGE, Const("IMAGE", IMAGE.axes)), "c")))
 
 
+def test_nan_is_a_value():
+    plan = plan_of(Group(Scan("image", axes_of(c=2, x=2)), ("c",), "sum"))
+    x = np.array([[1.0, np.nan], [2.0, 3.0]])
+    np.testing.assert_array_equal(run_sql(plan, {"image": x})["out0"], [np.nan, 5.0])
+
+
 def test_a_convolution_hashes():
     values = {"w": RNG.standard_normal((16, 16, 3, 3))}
     source = Scan("image", axes_of(c=16, y=28, x=28))
