@@ -85,4 +85,5 @@ def emit_cuda(plan: PhysicalPlan, shapes: Shapes, precision: str = "float32") ->
         tuple(into.tilings),
         precision,
         {table: place.table for table, place in placed.items()},
+        into.spreading,
     )

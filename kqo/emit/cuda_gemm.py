@@ -27,6 +27,9 @@ HALF_STAGES = 3
 """Slices of float16 hold twice the values, so that fewer of them need to be under way."""
 MOST_TAPS = 128
 """More taps than this leave no shared memory for the operands."""
+LARGE_TAPS = 40
+"""More taps than this leave large tiles no room for the row numbers of operands, in the 99 KiB that
+a block has on compute capability 8.6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,9 @@ class Tile:
 LARGE = (Tile(128, 128, 64, 32), Tile(128, 96, 32, 48), Tile(128, 64, 32, 32))
 
 
-def _reads(tile: Tile, wide: int) -> float:
-    """What a product reads of shared memory with a tile: fragments of both operands for each piece
-    of 16 x 8 outputs, over all columns that the tiles cover."""
+def reads(tile: Tile, wide: int) -> float:
+    """What a product reads of shared memory with a tile, per row and inner value: fragments of both
+    operands for each piece of 16 x 8 outputs, over all columns that the tiles cover."""
     pieces = 4 / (tile.warp_columns // 8) + 2 / (tile.warp_rows // 16)
     return pieces * -(-wide // tile.columns) * tile.columns
 
@@ -68,12 +71,12 @@ def tile_for(wide: int, taps: int, positions: int) -> Tile:
     least is read of shared memory, which bounds these kernels: large ones read operands less often,
     but leave more of the last columns unused.
     """
-    few = positions == 1 and wide <= 2048
+    few = (positions == 1 and wide <= 2048) or taps > LARGE_TAPS
     if wide <= 32:
-        return Tile(64, 32, 16, 16) if few or taps > 48 else Tile(128, 32, 32, 16)
-    if few or taps > 48:
+        return Tile(64, 32, 16, 16) if few else Tile(128, 32, 32, 16)
+    if few:
         return Tile(64, 64, 32, 16)
-    return min(LARGE, key=lambda tile: _reads(tile, wide))
+    return min(LARGE, key=lambda tile: reads(tile, wide))
 
 
 def slab_of(precision: str) -> int:
@@ -228,6 +231,7 @@ def winograd(writing: Writing) -> None:
     """A dense window by minimal filtering: transform, one product per point, transform back."""
     step, node = writing.step, writing.step.node
     assert isinstance(node, Physical) and step.sources[0] is not None
+    writing.into.spreading = True
     delta = writing.shapes.deltas[step.table] if step.delta else None
     out = writing.plan.tables[step.table]
     window = roles(node)

@@ -1,11 +1,22 @@
-"""Grouped convolutions in CUDA: one product over gathered rows per group, in one launch."""
+"""Grouped convolutions in CUDA: products over gathered rows, all in one launch.
+
+Groups that are narrower than a tile are multiplied together, several to a product, with zeros in
+place of the weights between them.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from kqo.emit import cuda_layout
-from kqo.emit.cuda_gemm import MOST_TAPS, render_product, slab_of, stages_of, tile_for
+from kqo.emit.cuda_gemm import (
+    MOST_TAPS,
+    reads,
+    render_product,
+    slab_of,
+    stages_of,
+    tile_for,
+)
 from kqo.emit.cuda_rows import at, split
 from kqo.emit.cuda_step import Writing, epilogue, indented, operands_of
 from kqo.ir.nodes import GROUPED, Const, Group, Join, Node, Physical
@@ -30,6 +41,29 @@ def groups_of(node: Node) -> Grouping | None:
     return grouping(window, weight)
 
 
+def merged(groups: int, *, taps: int, deep: int, wide: int, positions: int, precision: str) -> int:
+    """How many neighbouring groups one product computes, so that the least is read of shared memory
+    over all products.
+
+    Args:
+        groups: of features.
+        taps: of the window.
+        deep: features of a group.
+        wide: columns of a group.
+        positions: of the output.
+        precision: of products.
+    """
+    slab = slab_of(precision)
+
+    def cost(several: int) -> float:
+        tile = tile_for(several * wide, taps, positions)
+        slices = -(-taps * several * deep // slab)
+        return groups // several * slices * reads(tile, several * wide)
+
+    divisors = [n for n in range(1, groups + 1) if groups % n == 0]
+    return min(divisors, key=lambda n: (cost(n), -n))
+
+
 def grouped(writing: Writing) -> None:
     """A sum of products over a window within groups of features."""
     step, node = writing.step, writing.step.node
@@ -40,6 +74,16 @@ def grouped(writing: Writing) -> None:
     window, frame = roles(node), writing.frame()
     taps, many = window.tap_count, size((groups.group,))
     deep, wide = size((groups.inner,)), size((groups.column,))
+    several = merged(
+        many,
+        taps=taps,
+        deep=deep,
+        wide=wide,
+        positions=frame.out.rows,
+        precision=writing.precision,
+    )
+    writing.into.spreading |= several > 1
+    products, deep, wide = many // several, several * deep, several * wide
     tile = tile_for(wide, taps, frame.out.rows)
     slab = slab_of(writing.precision)
     count, target = frame.count, frame.target
@@ -51,8 +95,12 @@ def grouped(writing: Writing) -> None:
         order = (groups.group.name, *names(window.taps), groups.inner.name, groups.column.name)
         own = names(weight.axes)
         value = np.asarray(writing.constants[weight.name])
-        value = value.transpose([own.index(n) for n in order]).reshape(many, taps, deep, wide)
-        parts = [cuda_layout.arranged(part, slab, tile.columns) for part in value]
+        value = value.transpose([own.index(n) for n in order])
+        value = value.reshape(products, several, taps, deep // several, wide // several)
+        parts = [
+            cuda_layout.arranged(cuda_layout.block_diagonal(part), slab, tile.columns)
+            for part in value
+        ]
         if writing.precision == "float16":
             return np.stack([cuda_layout.sliced(part, slab) for part in parts])
         return np.stack(parts)
@@ -77,8 +125,8 @@ def grouped(writing: Writing) -> None:
         deep=deep,
         wide=wide,
         values={
-            "title": f"{writing.title()}, {many} groups",
-            "left_stride": deep * many,
+            "title": f"{writing.title()}, {many} groups in {products} products",
+            "left_stride": deep * products,
             "count": count,
             "index_bytes": index,
             "row_operands": list(finish.rows),
@@ -103,5 +151,5 @@ def grouped(writing: Writing) -> None:
         stages=stages_of(writing.precision),
         per_block=tile.rows,
         columns=columns // tile.columns,
-        layers=many,
+        layers=products,
     )

@@ -52,6 +52,16 @@ def arranged(value: NDArray[Any], slab: int, columns: int) -> Floats:
     return padded(value.reshape(taps * deep, wide), slab, columns)
 
 
+def block_diagonal(parts: NDArray[Any]) -> NDArray[Any]:
+    """Kernels of several groups (groups, taps, features, columns) as one (taps, groups * features,
+    groups * columns), zero where features and columns are of different groups."""
+    groups, taps, deep, wide = parts.shape
+    found = np.zeros((taps, groups, deep, groups, wide), dtype=parts.dtype)
+    for number, part in enumerate(parts):
+        found[:, number, :, number] = part
+    return found.reshape(taps, groups * deep, groups * wide)
+
+
 def sliced(matrix: Floats, slab: int) -> NDArray[np.float16]:
     """A padded kernel in float16 as (slices, columns, slab), each column's values side by side."""
     inner, wide = matrix.shape

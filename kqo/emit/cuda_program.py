@@ -147,6 +147,7 @@ class Program:
         tilings: regions cut into tiles, with the outputs of a tile along both axes.
         precision: of matrix products: float32, tf32 or float16.
         placed: by table whose delta rows are columns of another table's, that table.
+        spreading: whether a kernel spreads NaN and infinity to values that do not read them.
     """
 
     kernels: Mapping[str, Kernel]
@@ -158,6 +159,7 @@ class Program:
     tilings: tuple[tuple[int, tuple[int, int]], ...]
     precision: str
     placed: Mapping[int, int] = field(default_factory=dict)
+    spreading: bool = False
 
     @property
     def stored(self) -> str:
@@ -181,6 +183,7 @@ class Collected:
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
     scratch: dict[tuple[str, Extent], Scratch] = field(default_factory=dict)
     tilings: list[tuple[int, tuple[int, int]]] = field(default_factory=list)
+    spreading: bool = False
     _names: dict[str, str] = field(default_factory=dict)
     _keys: dict[object, str] = field(default_factory=dict)
 

@@ -14,12 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kqo.ir.nodes import GROUPED
-
 SPREADING = ("Winograd", "AddDelta", "GroupedProduct")
 """What the names of rules begin with whose forms spread values that are not finite."""
-SPREADING_FORMS = frozenset({"winograd", GROUPED})
-"""Those forms where additive deltas look out for themselves, as they do on a GPU."""
 PADDING_WITH_ZEROS = ("GatherProduct", "TapByTap")
 """Names of rules whose forms multiply zeros of padding by the kernel, which must be finite."""
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import kqo
+from kqo.emit.cuda_gemm import MOST_TAPS, stages_of, tile_for
 from kqo.emit.cuda_program import Kernel
 from kqo.emit.cuda_step import opening, render
 from kqo.errors import DeviceError
@@ -84,6 +85,20 @@ def test_tensor_core_kernels_keep_their_sums_in_registers(case, precision, archi
         found = nvrtc.assembled(kernel.source, architecture)
         assert found.registers <= 128 and not found.spilled
         assert 2 * (kernel.shared_bytes(architecture) + 1024) <= 163 << 10
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_products_fit_the_shared_memory_of_every_gpu(precision):
+    """Row numbers of all taps and of a few operands, beside slices under way: 99 KiB on compute
+    capability 8.6, 64 KiB on 7.5."""
+    operands = 8
+    for taps in range(1, MOST_TAPS + 1):
+        for wide in (8, 32, 48, 64, 96, 128, 512):
+            tile = tile_for(wide, taps, 100)
+            numbers, stage = 4 * tile.rows * (taps + operands), tile.stage_bytes(precision)
+            sizes = {"shared": numbers, "shared_stage": stage, "stages": stages_of(precision)}
+            kernel = Kernel("", "", 256, **sizes)
+            assert kernel.shared_bytes(86) <= 99 << 10 and kernel.shared_bytes(75) <= 64 << 10
 
 
 def test_newer_gpus_get_code_for_the_driver_to_translate(case):

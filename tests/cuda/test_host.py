@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import kqo
+from kqo.emit.cuda_grouped import merged
 from kqo.errors import ArgumentError, DeviceError
 from kqo.ir.winograd import SIZES
 from kqo.options import PRECISIONS
@@ -317,20 +318,41 @@ class Grouped(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("group", "out", "precision"),
+    ("group", "out", "precision", "products"),
     [
-        (5, 3, "float32"),
-        (32, 16, "float16"),
-        pytest.param(32, 34, "float32", marks=pytest.mark.slow),
-        pytest.param(6, 5, "float16", marks=pytest.mark.slow),
-        pytest.param(8, 8, "tf32", marks=pytest.mark.slow),
+        (5, 3, "float32", 1),
+        (32, 16, "float16", 3),
+        pytest.param(32, 34, "float32", 3, marks=pytest.mark.slow),
+        pytest.param(6, 5, "float16", 1, marks=pytest.mark.slow),
+        pytest.param(8, 8, "tf32", 1, marks=pytest.mark.slow),
     ],
 )
-def test_groups_are_products(folder, group, out, precision):
+def test_groups_are_products(folder, group, out, precision, products):
     case = Case(Grouped(group, out).eval(), ((3, 10, 10),), 3)
     engine = case.engine(HostDevice(folder), precision)
-    assert any(", 3 groups" in k.source for k in engine.program.kernels.values())
+    assert any(f", 3 groups in {products} " in k.source for k in engine.program.kernels.values())
+    assert engine.program.spreading == (products < 3)
     assert case.error(engine) < max(EXACT, PRECISIONS[precision])
+
+
+@pytest.mark.parametrize(
+    ("groups", "width", "several"), [(32, 4, 8), (32, 8, 4), (64, 4, 8), (32, 32, 1), (3, 40, 1)]
+)
+def test_narrow_groups_fill_tiles_together(groups, width, several):
+    """ResNeXt's 32 groups of 4: alone they would use 4 of a tile's 32 columns."""
+    sizes = {"taps": 9, "deep": width, "wide": width, "positions": 196}
+    assert merged(groups, **sizes, precision="tf32") == several
+
+
+def test_infinity_stays_in_its_group(folder):
+    """Groups that share a product meet zeros between them; the run says that views were odd."""
+    case = Case(Grouped(5, 3).eval(), ((3, 10, 10),), 3)
+    engine = case.engine(HostDevice(folder))
+    engine.run(case.arrays)
+    assert engine.views_are_finite()
+    (name,) = case.arrays
+    engine.run({name: np.where(np.arange(10) == 4, np.inf, case.arrays[name])})
+    assert not engine.views_are_finite()
 
 
 class GroupedBlock(nn.Module):

@@ -22,7 +22,7 @@ from kqo.runtime.cuda.buffers import Buffers, Capacities
 from kqo.runtime.cuda.device import Device, Grid
 from kqo.runtime.cuda.regions import bind_regions
 from kqo.runtime.engine import Progress, with_untouched
-from kqo.runtime.finite import SPREADING_FORMS, are_finite
+from kqo.runtime.finite import are_finite
 from kqo.runtime.plain import layout
 from kqo.runtime.timing import Timings
 
@@ -119,10 +119,9 @@ class CudaEngine:
 
     @cached_property
     def _spreading(self) -> bool:
-        forms = {step.form for step in self.plan.steps}
+        constants = self.program.constants.values()  # zeros of padding meet those that are kernels
         half = self.program.precision == "float16"
-        constants = self.program.constants.values()
-        return half or bool(forms & SPREADING_FORMS) or not are_finite(constants)
+        return half or self.program.spreading or not are_finite(constants)
 
     def bytes_at(self, batch: int) -> int:
         """Bytes of rows and scratch for a size of batch, without constants and results."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,8 @@ def stacked(arrays: Sequence[Any]) -> Any:
     """Arrays of equal shape as one, led by an axis for them: on the device, unless one of them is
     not there or the device has no memory for all of them."""
     if len({type(array) for array in arrays}) == 1:
-        try:
+        with suppress(MemoryError):
             return np.stack(arrays)  # CuPy answers for its own
-        except MemoryError:
-            if isinstance(arrays[0], np.ndarray):
-                raise
     return np.stack([host_array(array) for array in arrays])
 
 
