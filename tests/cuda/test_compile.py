@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -33,6 +37,12 @@ def case() -> Case:
     return everything()
 
 
+def emitted(case: Case, precision: str) -> dict[str, Kernel]:
+    """The kernels of a plan. In TF32 those of products: the others are float32's."""
+    kernels = case.program(precision).kernels
+    return {n: k for n, k in kernels.items() if precision != "tf32" or k.shared_stage}
+
+
 def compile_for(kernels: dict[str, Kernel], architecture: int) -> dict[str, bytes]:
     found = cache.compile_all(kernels.values(), architecture)
     assert all(code[:4] == b"\x7fELF" for code in found.values())
@@ -47,12 +57,30 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_form_compiles(case, precision, architecture):
-    program = case.program(precision)
-    kernels = dict(program.kernels)
-    if precision != "float32":  # the others have no products, and are the same
-        kernels = {n: k for n, k in kernels.items() if k.shared_stage}
-    assert kernels
+    kernels = emitted(case, precision)
     compile_for(kernels, architecture)
+    stores_half = any("half_t stored" in k.source for k in kernels.values() if not k.shared_stage)
+    assert stores_half == (precision == "float16")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_tf32_before_sm_80_is_float32(case):
+    """So that it need not be compiled for 7.0."""
+    plan = case.planned("tf32")
+    shapes = bind_regions(plan, with_untouched(case.changed)).shapes
+    both = [kqo.emit.cuda.emit_cuda(plan, shapes, p).kernels for p in ("float32", "tf32")]
+    products = [name for name, kernel in both[1].items() if kernel.shared_stage]
+    assert products and both[0].keys() == both[1].keys()
+    for name in products:
+        exact, rounded = (kernels[name].source for kernels in both)
+        assert preprocessed(exact, 700) == preprocessed(rounded, 700)
+        assert preprocessed(exact, 800) != preprocessed(rounded, 800)
+
+
+def preprocessed(source: str, architecture: int) -> str:
+    """A kernel as the compiler sees it, without comments."""
+    command = ["g++", "-E", "-P", "-x", "c++", f"-D__CUDA_ARCH__={architecture}", "-"]
+    return subprocess.run(command, input=source, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -165,17 +193,20 @@ def test_equal_kernels_are_emitted_once(case):
     assert len(texts) == len(set(texts))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", kqo.zoo.NAMES)
-def test_zoo_compiles(name, precision):
+@lru_cache(maxsize=1)
+def full_size(name: str) -> Case:
+    """A model of the zoo at full size, for the tests that follow one another."""
     size = SIZES.get(name, 224)
-    case = Case(kqo.zoo.build(name), ((3, size, size),), 16)
-    kernels = case.program(precision).kernels
-    if precision != "float32":
-        kernels = {n: k for n, k in kernels.items() if k.shared_stage}
-    for architecture in ARCHITECTURES:
-        compile_for(kernels, architecture)
+    return Case(kqo.zoo.build(name), ((3, size, size),), 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "precision", "architecture"),
+    [c for c in product(kqo.zoo.NAMES, PRECISIONS, ARCHITECTURES) if c[1:] != ("tf32", 70)],
+)
+def test_zoo_compiles(name, precision, architecture):
+    compile_for(emitted(full_size(name), precision), architecture)
 
 
 def test_a_float64_plan_is_refused(case):
