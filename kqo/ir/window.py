@@ -31,7 +31,10 @@ class Window:
         left_features: feature axes of the left relation.
         feature_on: conditions that bind feature axes of the left relation, by axis.
         summed: feature axes of the join that are aggregated away.
-        ok: whether rows can be numbered by positions alone (no position is bound by a feature).
+        kept: axes among the columns that ``reads`` mention: taps that are not aggregated away.
+        plain: whether the columns of one row can be computed from rows of the left relation.
+        ok: whether, beside that, every column reads the same rows (no position is bound by a
+            feature).
     """
 
     rows: Axes
@@ -41,7 +44,13 @@ class Window:
     left_features: Axes
     feature_on: tuple[tuple[str, Condition], ...]
     summed: Axes
-    ok: bool
+    kept: Axes
+    plain: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether every column of a row reads the same rows."""
+        return self.plain and not self.kept
 
     @property
     def tap_count(self) -> int:
@@ -67,7 +76,7 @@ def window_of(
     bound = {c.axis: c for c in on}
     reads: list[tuple[str, Condition]] = []
     mentioned: set[str] = set()
-    ok = True
+    plain = True
     for axis in positions(source):
         condition = bound.get(axis.name, equal(axis.name, axis.name))
         reads.append((axis.name, condition))
@@ -76,19 +85,18 @@ def window_of(
     taps = tuple(a for a in joined if a.name in mentioned and a.name not in by)
     columns = tuple(a for a in joined if a.name in by and not is_position(a.name))
     columns = tuple(sorted(columns, key=lambda a: by.index(a.name)))
-    if mentioned & set(names(columns)):
-        ok = False
+    kept = tuple(a for a in columns if a.name in mentioned)
     feature_on = tuple((a.name, bound[a.name]) for a in features(source) if a.name in bound)
     for _, condition in feature_on:
         if any(is_position(n) for n in condition.reads):
-            ok = False
+            plain = False
     gone = {a.name for a in taps}
     summed = tuple(
         a for a in joined if a.name not in by and a.name not in gone and not is_position(a.name)
     )
     stray = [a for a in joined if a.name not in by and a.name not in gone and is_position(a.name)]
     if stray:
-        ok = False
+        plain = False
     return Window(
         tuple(Axis(*r) for r in rows),
         tuple(reads),
@@ -97,7 +105,8 @@ def window_of(
         features(source),
         feature_on,
         summed,
-        ok,
+        kept,
+        plain,
     )
 
 
@@ -120,6 +129,25 @@ def roles(node: Node) -> Window:
     # Rekey, Union and Map have no window; their own axes may be others than the input's.
     by = names(without_query(node.inputs[0].schema))
     return window_of(node.inputs[0], Domain(()), (), (), by)
+
+
+def always_finds(join: Join) -> bool:
+    """Whether the conditions of a join bind only keys that the left relation has."""
+    extents, source = dict(join.schema), dict(join.left.schema)
+    for condition in join.on:
+        extent = source[condition.axis] or 1
+        if isinstance(condition, Ranged):
+            taps = extents[condition.tap] or 1
+            pairs = zip(condition.lo, condition.hi, strict=True)
+            if any(lo < 0 or lo + taps > min(hi, extent) for lo, hi in pairs):
+                return False
+            continue
+        ends = [sorted((0, c * ((extents[n] or 1) - 1))) for c, n in condition.terms]
+        low = condition.offset + sum(end[0] for end in ends)
+        high = condition.offset + sum(end[1] for end in ends)
+        if condition.scale != 1 or low < 0 or high >= extent:
+            return False
+    return True
 
 
 def is_contraction(window: Window, right: Node) -> bool:

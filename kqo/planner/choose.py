@@ -36,7 +36,7 @@ from kqo.ir.plan import Origin, Plan
 from kqo.ir.region import Region
 from kqo.ir.scalar import Var
 from kqo.ir.schema import has_query, names, positions, size, without_query
-from kqo.ir.window import roles
+from kqo.ir.window import always_finds, roles
 from kqo.planner.cost import work
 from kqo.planner.estimate import tiles_of
 from kqo.planner.physical import PhysicalPlan, Step, Table
@@ -58,6 +58,11 @@ def data_inputs(node: Node) -> tuple[Node, ...]:
     if isinstance(node, Group) and isinstance(node.input, Join):
         return node.input.inputs
     return node.inputs
+
+
+def bare(node: Node) -> Node:
+    """A relation, materialized or not."""
+    return node.input if isinstance(node, Saved) else node
 
 
 def is_vector(node: Node) -> bool:
@@ -90,6 +95,15 @@ def is_product(candidate: Candidate) -> bool:
     return candidate.form in ("gather_gemm", GROUPED, "winograd")
 
 
+def has_plain_form(node: Node) -> bool:
+    """Whether the plain implementation computes a node's rows.
+
+    A join whose keys may find no partner is no relation that can be stored: rows have values for
+    all their keys. Below a Group, which gives such keys the aggregate's identity, it is not stored.
+    """
+    return roles(node).plain and not (isinstance(node, Join) and not always_finds(node))
+
+
 class Chooser:
     """Chooses storage and forms for one plan over one set of positions."""
 
@@ -107,8 +121,7 @@ class Chooser:
             for alternative in memo.alternatives(home):
                 if isinstance(alternative, Overlay):
                     # What reads the base is the base of what reads the overlay.
-                    base = alternative.base
-                    base = base.input if isinstance(base, Saved) else base
+                    base = bare(alternative.base)
                     self.readers.setdefault(base, self.readers.get(home, 1))
         self._cost: dict[Node, tuple[float, Candidate | None]] = {}
         self._rows: dict[Node, int] = {}
@@ -116,6 +129,8 @@ class Chooser:
         self._tables: list[Table] = []
         self._steps: list[Step] = []
         self._built: dict[Node, int] = {}
+        self._bases: set[Node] = set()
+        self._copies: dict[Node, int] = {}
 
     def overlay(self, node: Node) -> Overlay | None:
         """The overlay that a delta rule offered for this relation, the one with the fewest rows; of
@@ -169,7 +184,7 @@ class Chooser:
             elif isinstance(alternative, Opaque):
                 found.append(Candidate("opaque", alternative, ""))
             elif isinstance(alternative, (Rekey, Union)) or (
-                isinstance(alternative, (Group, Map, Join)) and roles(alternative).ok
+                isinstance(alternative, (Group, Map, Join)) and has_plain_form(alternative)
             ):
                 found.append(Candidate("plain", alternative, ""))
         return found
@@ -262,7 +277,9 @@ class Chooser:
                 best = (cost, candidate)
         if best[1] is None:
             layer = self.origin(node).layer
-            raise PlanError(f"no physical form for {node.op} of layer {layer or '?'}")
+            partial = isinstance(node, Join) and not always_finds(node)
+            why = ": its keys may find no partner, and it is not below a Group" if partial else ""
+            raise PlanError(f"no physical form for {node.op} of layer {layer or '?'}{why}")
         if overlay is not None:
             self._share_kernel(overlay.base, best[1])
         return total + best[0], best[1]
@@ -270,7 +287,7 @@ class Chooser:
     def _share_kernel(self, base: Node, delta: Candidate) -> None:
         """Compute a view by the form of its delta rows: it is computed once, but a form of its own
         would need the kernel in one more layout."""
-        base = base.input if isinstance(base, Saved) else base
+        base = bare(base)
         cost, chosen = self._cost[base]
         if chosen is None or not isinstance(chosen.node, Physical):
             return
@@ -312,8 +329,10 @@ class Chooser:
             table = self._new_table(node, not varies, region)
             self._add_step(node, table, varies, sources, once=False)
             return table
-        table = self.table(overlay.base)
         base = overlay.base
+        table = self.table(base)
+        if self._tables[table].region is not None:
+            table = self._copied(base)  # another overlay has its delta rows there
         if not isinstance(base, (Saved, Scan, Const)):
             self._unsave(table)
         if self.is_own_slice(node, overlay):
@@ -322,7 +341,7 @@ class Chooser:
             self._add_step(node, table, True, sources, once=False)
         else:
             patch = overlay.patch
-            source = None if is_vector(patch) else self.table(patch)
+            source = None if is_vector(patch) else self._read(patch)
             self._tables[table] = replace(self._tables[table], region=overlay.at)
             self._steps.append(
                 Step(self._tables[table].name, "patch", overlay, table, True, False, (source,))
@@ -347,7 +366,28 @@ class Chooser:
         candidate = self.cost(node)[1]
         if candidate is None:
             return ()
-        return tuple(None if i is None else self.table(i) for i in row_sources(candidate.node))
+        read = self._read if has_query(node.schema) else self.table
+        return tuple(None if i is None else read(i) for i in row_sources(candidate.node))
+
+    def _read(self, node: Node) -> int:
+        """Id of the table that a step that varies by query reads a relation from. The old values
+        of what is overlaid lie among new ones; where they are read for themselves, from a copy."""
+        base = bare(node)
+        if has_query(node.schema) or base not in self._bases:
+            return self.table(node)
+        if base not in self._copies:
+            self._copies[base] = self._copied(node)
+        return self._copies[base]
+
+    def _copied(self, node: Node) -> int:
+        """Id of a new table with the rows of a relation that does not vary."""
+        source = self.table(node)
+        axes = without_query(node.schema)
+        copy = Physical("rowwise", node, Domain(()), (), axes, (), "left", "", Var("v"), (), 0)
+        table = self._new_table(node, True, None)
+        name = self._tables[table].name
+        self._steps.append(Step(name, copy.form, copy, table, False, True, (source, None)))
+        return table
 
     def _add_step(
         self, node: Node, table: int, delta: bool, sources: tuple[int | None, ...], once: bool
@@ -394,11 +434,13 @@ class Chooser:
         roots = []
         for _, root in self.plan.roots:
             self.cost(root)
-        for node in self._chosen():
+        chosen = self._chosen()
+        self._bases = {bare(over.base) for n in chosen if (over := self.overlay(n)) is not None}
+        for node in chosen:
             self.table(node)
         self._spread_unsaved()
         for name, root in self.plan.roots:
-            roots.append((name, self.table(root), without_query(root.schema)))
+            roots.append((name, self._read(root), without_query(root.schema)))
         used = {
             c.name
             for step in self._steps

@@ -157,6 +157,7 @@ class PlainGroup:
         sizes: dict[str, int] = {a.name: a.extent or 0 for a in (*window.taps, *window.columns)}
         sizes.update({a.name: a.extent or 0 for a in window.summed})
         self.sizes = sizes
+        self.read = (*window.taps, *window.kept)
         self.order = [*names(window.columns), *names(window.taps), *names(window.summed)]
         assert step.sources[0] is not None or isinstance(_left(node), (Const, Domain))
         missing = IDENTITY_ROW[self.agg]
@@ -166,7 +167,7 @@ class PlainGroup:
             self.left_const = _constant(_left(node), k)
         else:
             self.left = binder.read(
-                step.sources[0], out, window.reads, window.taps, missing, step.delta
+                step.sources[0], out, window.reads, self.read, missing, step.delta
             )
         self.right: Input | None = None
         self.right_const: Array | None = None
@@ -191,7 +192,7 @@ class PlainGroup:
     def __call__(self, a: int, z: int) -> Values:
         """Values of rows a to z, shape (rows, columns)."""
         window = self.window
-        taps, own = shape(window.taps), [*names(window.taps), *names(window.left_features)]
+        taps, own = shape(self.read), [*names(self.read), *names(window.left_features)]
         x: Values
         present: Values | None = None
         if self.left is not None:
@@ -206,7 +207,7 @@ class PlainGroup:
         x, axes, other = _apply_features(x, ["r", *own], window.feature_on, self.sizes)
         order = ["r", *self.order]
         if present is not None:
-            present = self._spread(present, own, window)
+            present = self._spread(present)
         x = _aligned(x, axes, order)
         if other is not None:
             other = _aligned(other, axes, order)
@@ -234,9 +235,9 @@ class PlainGroup:
             value = np.asarray(result)
         return value.reshape(z - a, -1)
 
-    def _spread(self, present: Values, own: list[str], window: Window) -> Values:
+    def _spread(self, present: Values) -> Values:
         """Presence of taps, over all axes of the join."""
-        taps = names(window.taps)
+        taps = names(self.read)
         rows = present.reshape(present.shape[: 1 + len(taps)])
         return _aligned(rows, ["r", *taps], ["r", *self.order])
 
