@@ -63,7 +63,7 @@ def overlay(plan: Plan, which: int | str, fill: Fill) -> Plan:
     scan = changed_scan(plan, which)
     check_fill_shape(fill, shape(scan.axes))
     taken = {**plan.constants, **dict.fromkeys((*plan.inputs, *(s.name for s in plan.scans)))}
-    patch, constants = fill_node(fill, scan, taken)
+    patch, constants = fill_node(fill, scan, taken, plan.dtype)
     new: dict[Node, Node] = {}
     for node in plan.nodes():
         if node is scan:
@@ -90,7 +90,7 @@ def pack(value: object) -> Any:
     """A fill or an array as plain values: arrays as base64 of little-endian bytes."""
     if not isinstance(value, np.ndarray):
         return value
-    kind = "<i8" if value.dtype.kind == "i" else "<f4"
+    kind = "<i8" if value.dtype.kind == "i" else f"<f{value.dtype.itemsize}"
     data = base64.b64encode(value.astype(kind).tobytes()).decode("ascii")
     return {"dtype": kind, "shape": list(value.shape), "data": data}
 
@@ -100,7 +100,7 @@ def unpack(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     try:
-        if value["dtype"] not in ("<i8", "<f4"):
+        if value["dtype"] not in ("<i8", "<f4", "<f8"):
             raise ValueError(value["dtype"])
         data = base64.b64decode(value["data"], validate=True)
         return np.frombuffer(data, dtype=value["dtype"]).reshape(value["shape"])

@@ -41,12 +41,12 @@ def changed_inputs(workload: Workload, image: Array, queries: ArrayLike) -> Arra
 def fill_values(fill: Fill, image: Array) -> Array:
     """What a fill puts over an image (C, ...): an array that broadcasts to the image's shape."""
     if isinstance(fill, float):
-        return np.asarray(fill, dtype=np.float32)
+        return np.asarray(fill, dtype=_dtype(image))
     if isinstance(fill, str) and fill == GIVEN:
         raise ArgumentError("fill", repr(fill), "a fill that does not depend on the run")
     if isinstance(fill, str):
         return _mean(image) if fill == "mean" else _blurred(image)
-    return aligned(np.asarray(fill, dtype=np.float32), image.shape)
+    return aligned(np.asarray(fill, dtype=_dtype(image)), image.shape)
 
 
 def _dtype(image: Array) -> type:

@@ -12,7 +12,7 @@ from kqo.ir.equations import window
 from kqo.ir.nodes import Const, Group, Join, Node, Scan
 from kqo.ir.schema import Axis, names, shape
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 Fill = float | str | Array | Sequence[float]
 
 NAMED = ("mean", "blur")
@@ -25,7 +25,8 @@ _ACCEPTED = (
 
 
 def check_fill(given: object) -> float | str | Array:
-    """A fill in its stored form: a float, a name, or a read-only float32 array.
+    """A fill in its stored form: a float, a name, or a read-only array, of float64 where float32
+    would round it.
 
     Raises:
         ArgumentError: for another name, for text that is no name, and for what is no array of
@@ -36,15 +37,18 @@ def check_fill(given: object) -> float | str | Array:
             raise ArgumentError("fill", repr(given), _ACCEPTED)
         return given
     try:
-        values = np.array(given, dtype=np.float32)
+        values = np.array(given, dtype=np.float64)
     except (TypeError, ValueError):
         raise ArgumentError("fill", repr(given), _ACCEPTED) from None
-    if not np.isfinite(values).all():
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float32)
+    if not np.isfinite(rounded).all():
         raise ArgumentError("fill", "a value that is not finite", "finite numbers")
     if values.ndim == 0:
         return float(values)
-    values.setflags(write=False)
-    return values
+    found: Array = rounded if (rounded == values).all() else values
+    found.setflags(write=False)
+    return found
 
 
 def check_fill_shape(fill: Fill, extents: tuple[int, ...]) -> None:
@@ -75,7 +79,7 @@ def aligned(fill: Array, extents: tuple[int, ...]) -> Array:
 
 
 def fill_node(
-    fill: Fill, scan: Scan, taken: Mapping[str, object]
+    fill: Fill, scan: Scan, taken: Mapping[str, object], dtype: str = "float32"
 ) -> tuple[Node, dict[str, NDArray[np.generic]]]:
     """The fill as a node over the base relation ``scan``, with the constants that it reads.
 
@@ -87,6 +91,7 @@ def fill_node(
         fill: as :func:`check_fill` returns it.
         scan: the relation that is overlaid; its first axis counts channels.
         taken: names of base relations and constants that are in use already.
+        dtype: of the plan.
     """
     if isinstance(fill, str) and fill == GIVEN:
         return Scan(_fresh("fill", taken), scan.axes), {}
@@ -94,8 +99,8 @@ def fill_node(
         return _mean(scan) if fill == "mean" else _blur(scan, taken)
     name = _fresh("fill", taken)
     if isinstance(fill, float):
-        return Const(name, ()), {name: np.asarray(fill, dtype=np.float32)}
-    values = aligned(np.asarray(fill, dtype=np.float32), shape(scan.axes))
+        return Const(name, ()), {name: np.asarray(fill, dtype=dtype)}
+    values = aligned(np.asarray(fill, dtype=dtype), shape(scan.axes))
     axes = tuple(a for a, n in zip(scan.axes, values.shape, strict=True) if n > 1)
     return Const(name, axes), {name: values.reshape(shape(axes))}
 

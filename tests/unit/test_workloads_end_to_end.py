@@ -64,6 +64,22 @@ def test_fills(rank, fill):
     check(rank, kqo.Occlusion(window=4, stride=3, fill=fill))
 
 
+@pytest.mark.parametrize("fill", [0.3, (0.1, 0.7), np.full((2, 12, 10), 0.9)], ids=["", "c", "a"])
+def test_fills_of_a_float64_model_are_not_rounded(fill, tmp_path):
+    model = network(2).double()
+    x = torch.from_numpy(image(2)).double()[None]
+    plan = kqo.compile(model, (x,), kqo.Occlusion(window=4, stride=4, fill=fill))
+    changed = x.clone()
+    values = torch.from_numpy(np.array(fill, dtype=np.float64))
+    values = values.reshape(-1, 1, 1) if values.dim() == 1 else values
+    changed[0, :, :4, :4] = values.expand(2, 12, 10)[:, :4, :4]
+    with torch.no_grad():
+        wanted = model(changed)[0].numpy()
+    plan.save(tmp_path / "plan.kqo")
+    for each in (plan, kqo.load(tmp_path / "plan.kqo")):
+        np.testing.assert_allclose(each.run(x).scores[0], wanted, rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_fill_arrays(rank):
     for shape in (SIZES[rank], (2, *SIZES[rank]), (1, *SIZES[rank]), (2, *(1,) * rank)):
