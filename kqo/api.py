@@ -33,7 +33,7 @@ from kqo.planner.calibrate import current_rates
 from kqo.planner.choose import Chooser
 from kqo.planner.physical import PhysicalPlan
 from kqo.planner.rates import REFERENCE
-from kqo.profile import Expected, Profile, Setting
+from kqo.profile import Expected, Profile, Setting, Threshold
 from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
 from kqo.rewrite.trace import Trace
@@ -125,7 +125,7 @@ class CompiledPlan:
     def _planned(self) -> tuple[Chooser, PhysicalPlan, str, AnyEngine]:
         with self._lock:
             overlaid = self.workload.apply(self.logical)
-            memo = explore(overlaid, rules_for(self.options), dict(self.options.approximations))
+            memo = explore(overlaid, rules_for(self.options), self.options.parameters)
             changed = {self.scan.name: self.placed.boxes(self.scan.axes)}
             found = gpu_engine(overlaid, memo, changed, self.options)
             if found is not None:
@@ -247,7 +247,7 @@ class CompiledPlan:
             engine.workers,
             self._rates,
             notes,
-            self.options.approximations,
+            self.options.parameters,
             self._drill,
             self.expected,
         )
@@ -258,7 +258,7 @@ class CompiledPlan:
         if not self.options.drills:
             return None
         setting = Setting(
-            self.options.tau, self.options.step, self.options.share, self.options.until
+            step=self.options.step, share=self.options.share, until=self.options.until
         )
         coarse = CoarseGrid(check_grid(self.placed), setting.step)
         return DrillDown(setting, self.placed.grid or (), len(coarse.cells))
@@ -320,6 +320,7 @@ class CompiledPlan:
         self,
         *,
         tau: float = 1.0,
+        threshold: Threshold = 0.0,
         step: int = 1,
         share: float = 1.0,
         until: float | None = None,
@@ -334,6 +335,7 @@ class CompiledPlan:
         options = replace(
             self.options,
             approximations={} if tau == 1 else {"tau": tau},
+            threshold=threshold,
             step=step,
             share=share,
             until=until,
@@ -358,7 +360,7 @@ class CompiledPlan:
         """An engine on NumPy for other rules or positions, of forms that spread no NaN."""
         fast = [name for name in rules.names() if spreads(name, self._finite_constants)]
         overlaid = self.workload.apply(self.logical)
-        memo = explore(overlaid, rules.without(*fast), dict(options.approximations))
+        memo = explore(overlaid, rules.without(*fast), options.parameters)
         changed = {self.scan.name: boxes}
         physical = Chooser(overlaid, memo, changed, boxes.queries, REFERENCE).choose()
         return self._numpy(physical, emit(physical), changed, options)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kqo.errors import ArgumentError
-from kqo.profile import Profile, check_drill, drills
+from kqo.profile import Profile, Threshold, check_drill, check_threshold, drills
 
 TARGETS = ("numpy", "cuda", "auto")
 PRECISIONS: Mapping[str, float] = MappingProxyType({"float32": 0.0, "tf32": 5e-2, "float16": 5e-2})
@@ -101,13 +101,16 @@ class Options:
         rules: directories of the user's own rule files, read after the built-in ones.
         progress: show a progress bar on stderr. None: where stderr is a terminal.
         batch: queries per batch. None: chosen by cost within the memory.
+        threshold: of the change behind pooling and residual blocks, in standard deviations of the
+            layer's values: what changed by less is dropped for each query as the plan runs. A
+            number, or numbers by the layer's name, 0 for other layers. 0 is exact.
         step: of a coarse grid that is asked first, in cells of the wanted one; 1 for none.
         share: of the cells outside of the coarse grid that are asked then, those with the lowest
             interpolated score; the others are interpolated. 1, all, is exact.
         until: the structural similarity, estimated from the coarse grid, with which fewer cells
             than the share are enough. None: the whole share.
-        profile: of ``kqo tune``, or its file; it chooses tau, step, share and until. Held as a
-            :class:`kqo.Profile`.
+        profile: of ``kqo tune``, or its file; it chooses tau, threshold, step, share and until.
+            Held as a :class:`kqo.Profile`.
         quality: structural similarity to the exact heatmap that the profile's choice is to reach
             on 95 % of images.
         speedup: over the exact plan that the profile's choice is to reach. Without a profile, by
@@ -141,6 +144,7 @@ class Options:
     quality: float | None = None
     speedup: float | None = None
     reinference: str = "auto"
+    threshold: Threshold = 0.0
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -173,6 +177,10 @@ class Options:
 
     def _check_approximate(self) -> None:
         check_drill(self.step, self.share, self.until)
+        check_threshold(self.threshold)
+        if isinstance(self.threshold, Mapping):
+            frozen = MappingProxyType(dict(self.threshold))
+            object.__setattr__(self, "threshold", frozen)
         if isinstance(self.profile, Mapping):
             object.__setattr__(self, "profile", Profile.from_dict(self.profile))
         elif isinstance(self.profile, (str, PathLike)):
@@ -194,7 +202,19 @@ class Options:
     @property
     def approximates(self) -> bool:
         """Whether a parameter of an approximation is not neutral."""
-        return self.drills or self.tau != 1
+        return self.drills or self.tau != 1 or self.measures
+
+    @property
+    def measures(self) -> bool:
+        """Whether what hardly changed is dropped for some layer."""
+        given = self.threshold
+        return any(given.values()) if isinstance(given, Mapping) else given != 0
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of approximate rules by name."""
+        measured = {"threshold": self.threshold} if self.measures else {}
+        return {**self.approximations, **measured}
 
     @property
     def stated_tolerance(self) -> float:
@@ -219,6 +239,9 @@ class Options:
             "approximations": dict(self.approximations),
             "without": list(self.without),
             "rules": list(self.rules),
+            "threshold": dict(self.threshold)
+            if isinstance(self.threshold, Mapping)
+            else self.threshold,
             "profile": self.profile.to_dict() if isinstance(self.profile, Profile) else None,
         }
 

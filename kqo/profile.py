@@ -17,10 +17,12 @@ from typing import Any
 from kqo.errors import ArgumentError, ProfileError
 
 FORMAT = "kqo-profile"
-VERSION = 1
+VERSION = 2
 CONFIDENCE = 0.95
 """Share of other images on which a setting is expected to reach its stated quality."""
 MOST_BYTES = 16 << 20
+Threshold = float | Mapping[str, float]
+"""Of what changed, in standard deviations: for all layers, or by the name of the layer."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Setting:
         step: of the coarse grid, in cells of the wanted one.
         share: of the cells outside of the coarse grid that are asked, at most.
         until: the estimated similarity that is enough; None: all of the share.
+        threshold: of the change behind pooling and residual blocks, in standard deviations.
 
     Raises:
         ArgumentError: for a value that is not accepted.
@@ -41,9 +44,11 @@ class Setting:
     step: int = 1
     share: float = 1.0
     until: float | None = None
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
         check_drill(self.step, self.share, self.until)
+        check_threshold(self.threshold)
         if not (_number(self.tau) and 0 < self.tau <= 1):
             raise ArgumentError("tau", repr(self.tau), "a number above 0 and at most 1 (exact)")
 
@@ -54,6 +59,7 @@ class Setting:
 
     def __str__(self) -> str:
         parts = [] if self.tau == 1 else [f"tau = {self.tau:g}"]
+        parts += [f"threshold = {self.threshold:g}"] if self.threshold else []
         if self.drills:
             parts += [f"step = {self.step}"]
             parts += [f"share = {self.share:g}"] if self.share < 1 else []
@@ -69,6 +75,15 @@ def check_drill(step: object, share: object, until: object) -> None:
         raise ArgumentError("share", repr(share), "a number from 0 to 1")
     if until is not None and not (_number(until) and 0 < until <= 1):  # type: ignore[operator]
         raise ArgumentError("until", repr(until), "a similarity above 0 and at most 1, or None")
+
+
+def check_threshold(given: object) -> None:
+    """ArgumentError for a threshold, or one by layer, that is not accepted."""
+    values = given.values() if isinstance(given, Mapping) else (given,)
+    named = not isinstance(given, Mapping) or all(isinstance(name, str) for name in given)
+    if not named or not all(_number(v) and v >= 0 for v in values):  # type: ignore[operator]
+        accepted = "a number from 0 (exact), or such numbers by the name of a layer"
+        raise ArgumentError("threshold", repr(given), accepted)
 
 
 def drills(step: int, share: float, until: float | None) -> bool:

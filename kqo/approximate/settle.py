@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from kqo.approximate.asking import check_grid
@@ -41,16 +42,17 @@ def settle(
         ProfileError: a profile of another model or workload.
     """
     if options.profile is None and options.quality is None and options.speedup is None:
-        return _checked(options, placed), None
+        return _checked(options, plan, placed), None
     if options.quality is not None and options.speedup is not None:
         raise ArgumentError("quality", "both quality and speedup", "one of them")
     if options.profile is None:
-        return _checked(_by_queries(options, placed), placed), None
+        return _checked(_by_queries(options, placed), plan, placed), None
     if options.quality is None and options.speedup is None:
         raise ArgumentError("profile", "neither quality nor speedup with it", "one of them")
-    if _setting(options) != Setting():
-        accepted = "no tau, step, share and until, which the profile chooses"
-        raise ArgumentError("profile", f"a profile and {_setting(options)}", accepted)
+    if options.approximates:
+        accepted = "no tau, threshold, step, share and until, which the profile chooses"
+        given = "a profile and another approximation"
+        raise ArgumentError("profile", given, accepted)
     profile = options.profile
     assert isinstance(profile, Profile)
     profile.check(fingerprint(plan), workload.to_dict())
@@ -59,7 +61,7 @@ def settle(
     else:
         assert options.speedup is not None
         point = profile.for_speedup(options.speedup)
-    settled = _checked(with_setting(options, point.setting), placed)
+    settled = _checked(with_setting(options, point.setting), plan, placed)
     return settled, profile.expected(point)
 
 
@@ -74,17 +76,16 @@ def with_setting(options: Options, setting: Setting) -> Options:
         step=setting.step,
         share=setting.share,
         until=setting.until,
+        threshold=setting.threshold,
         profile=None,
         quality=None,
         speedup=None,
     )
 
 
-def _setting(options: Options) -> Setting:
-    return Setting(options.tau, options.step, options.share, options.until)
-
-
-def _checked(options: Options, placed: Placed) -> Options:
+def _checked(options: Options, plan: Plan, placed: Placed) -> Options:
+    if options.measures:
+        options = _measured(options, plan)
     if not options.drills:
         return options
     grid = check_grid(placed)
@@ -92,6 +93,19 @@ def _checked(options: Options, placed: Placed) -> Options:
         check_estimated(grid)
     if options.target == "cuda":
         raise ArgumentError("target", "'cuda' with a coarse grid", "'numpy' with step above 1")
+    return replace(options, target="numpy")
+
+
+def _measured(options: Options, plan: Plan) -> Options:
+    """Options for a plan that drops what hardly changed, which runs on the processor."""
+    if isinstance(options.threshold, Mapping):
+        layers = {origin.layer for origin in plan.origins.values()}
+        unknown = [name for name in options.threshold if name not in layers]
+        if unknown:
+            accepted = "names of layers, as explain shows them"
+            raise ArgumentError("threshold", repr(unknown[0]), accepted)
+    if options.target == "cuda":
+        raise ArgumentError("target", "'cuda' with a threshold", "'numpy' with a threshold")
     return replace(options, target="numpy")
 
 

@@ -112,6 +112,13 @@ class Approximations:
             "Clip the projective field to this share; below 1 is approximate.", "Approximation"
         ),
     ] = None
+    threshold: Annotated[
+        float | None,
+        _option(
+            "Drop what changed by less, in standard deviations of a layer; above 0 is approximate.",
+            "Approximation",
+        ),
+    ] = None
     step: Annotated[
         int | None,
         _option("Of a coarse grid that is asked first, in cells.", "Approximation"),
@@ -137,7 +144,7 @@ class Approximations:
 
     def approximations(self) -> dict[str, Any]:
         """What was given, as :meth:`kqo.CompiledPlan.approximated` takes it."""
-        names = ("tau", "step", "share", "until", "quality", "speedup", "profile")
+        names = ("tau", "threshold", "step", "share", "until", "quality", "speedup", "profile")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 

@@ -3,10 +3,11 @@ where it stops being incremental."""
 
 from __future__ import annotations
 
-from kqo.ir.nodes import Const, Domain, Node, Overlay, Physical, Saved, Scan, walk
+from kqo.ir.nodes import Const, Domain, Node, Overlay, Physical, Saved, Scan, Slice, walk
 from kqo.ir.plan import Origin, Plan
 from kqo.ir.schema import has_query
 from kqo.planner.choose import Chooser, data_inputs, is_vector
+from kqo.planner.shrink import widened
 
 
 def delta_plan(chooser: Chooser) -> Plan:
@@ -77,9 +78,11 @@ class _Writer:
         if not self._chooser.is_own_slice(node, overlay):
             patch = self._stored.get(overlay.patch, overlay.patch)
             return self._note(node, Overlay(base, patch, overlay.at))
-        patch = overlay.patch.with_inputs((self._computed(node),))
+        assert isinstance(overlay.patch, Slice)
+        left = self._chooser.unmeasured
+        patch = Slice(self._computed(node), widened(overlay.patch.at, left))
         self._note(node, patch)
-        return self._note(node, Overlay(base, patch, overlay.at))
+        return self._note(node, Overlay(base, patch, widened(overlay.at, left)))
 
     def _computed(self, node: Node) -> Node:
         """The operators of a relation over the stored relations that its rows are computed from."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -96,7 +97,10 @@ def _physical(subject: Subject, timings: Timings | None) -> dict[str, Any]:
     return {
         "dtype": plan.dtype,
         "exact": not subject.approximate,
-        "approximations": dict(subject.approximations),
+        "approximations": {
+            name: dict(value) if isinstance(value, Mapping) else value
+            for name, value in subject.approximations.items()
+        },
         "approximate_by": list(subject.approximate),
         "expected": None if subject.expected is None else asdict(subject.expected),
         "stages": [asdict(stage) for stage in subject.stages],

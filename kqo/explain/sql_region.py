@@ -21,6 +21,7 @@ from kqo.ir.region import (
     Region,
     Regroup,
     Shift,
+    Shrink,
     walk_regions,
 )
 from kqo.ir.schema import Axes, extent_of, is_position, names
@@ -71,6 +72,8 @@ class Regions:
             return _shift(region, of)
         if isinstance(region, Regroup):
             return _regroup(region, of)
+        if isinstance(region, Shrink):  # SQL for the region that holds it
+            return of.columns, region.into, f"SELECT * FROM {of.name}"
         return _clip(region, of)
 
     def _either(self, region: Either) -> tuple[tuple[str, ...], Axes, str]:

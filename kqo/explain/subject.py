@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from kqo.errors import ArgumentError
 from kqo.ir.boxes import Boxes
 from kqo.ir.plan import Plan
-from kqo.ir.region import is_clipped
+from kqo.ir.region import is_clipped, shrinks
 from kqo.planner.choose import Chooser
 from kqo.planner.cost import work
 from kqo.planner.estimate import Prediction, predict, reinference_seconds
@@ -117,7 +118,7 @@ class Subject:
     workers: int
     rates: Rates
     notes: tuple[str, ...]
-    approximations: Mapping[str, float]
+    approximations: Mapping[str, Any]
     drill: DrillDown | None = None
     expected: Expected | None = None
 
@@ -125,11 +126,19 @@ class Subject:
     def approximate(self) -> tuple[str, ...]:
         """What makes results approximate: rules and options with their parameters; else empty."""
         found = []
-        if any(t.region is not None and is_clipped(t.region) for t in self.physical.tables):
-            used = ", ".join(f"{k} = {v:g}" for k, v in self.approximations.items())
-            found.append(f"ClipProjectiveField: {used}")
+        regions = [t.region for t in self.physical.tables if t.region is not None]
+        if any(map(is_clipped, regions)):
+            found.append(f"ClipProjectiveField: tau = {self.approximations['tau']:g}")
+        cut = {part: part.threshold for region in regions for part in shrinks(region)}
+        if cut:
+            several = ", ".join(f"{part.layer} {value:g}" for part, value in cut.items())
+            same = len(set(cut.values())) == 1 and not isinstance(
+                self.approximations["threshold"], Mapping
+            )
+            used = f"{next(iter(cut.values())):g}" if same else several
+            found.append(f"ClipByMagnitude: threshold = {used}")
         if self.drill is not None:
-            found.append(f"drill-down: {replace(self.drill.setting, tau=1.0)}")
+            found.append(f"drill-down: {self.drill.setting}")
         return tuple(found)
 
     @cached_property

@@ -27,6 +27,7 @@ from kqo.ir.region import (
     Region,
     Regroup,
     Shift,
+    Shrink,
 )
 from kqo.ir.schema import Axes, names, shape
 
@@ -63,6 +64,14 @@ class Boxes:
         """Keys per query, shape (queries,); right only where boxes are disjoint."""
         extent = np.maximum(self.hi - self.lo, 0)
         return np.asarray(extent.prod(axis=2).sum(axis=1), dtype=np.int64)
+
+    def same(self, other: Boxes) -> bool:
+        """Whether both have the same boxes in the same order over the same axes."""
+        return (
+            self.axes == other.axes
+            and np.array_equal(self.lo, other.lo)
+            and np.array_equal(self.hi, other.hi)
+        )
 
     def select(self, queries: slice | Ints) -> Boxes:
         """The boxes of some queries."""
@@ -393,6 +402,8 @@ def bind(
             found = regroup(inner, region.source, region.order, region.into)
         elif isinstance(region, Clip):
             found = clip(inner, region.tau, region.into)
+        elif isinstance(region, Shrink):
+            found = inner  # all that is known without values
         else:
             raise PlanError(f"unknown region {region!r}")
     known[region] = found

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from kqo.errors import ArgumentError, PlanError
 from kqo.ir.keys import Mask, key_grid, key_shape, keys_read
+from kqo.ir.magnitude import noticed
 from kqo.ir.nodes import (
     Const,
     Domain,
@@ -36,7 +37,7 @@ from kqo.ir.nodes import (
 )
 from kqo.ir.physical import stands_for, unnumbered
 from kqo.ir.plan import Plan
-from kqo.ir.region import Region
+from kqo.ir.region import Region, Shrink
 from kqo.ir.region_mask import Box, Masked, changed_mask, region_mask, reorder
 from kqo.ir.scalar import FUNCTIONS, Call, Expr, Num, Var, evaluate
 from kqo.ir.schema import Axes, Axis, has_query, names, shape, with_query, without_query
@@ -141,6 +142,7 @@ class _Run:
         self._opaque = opaque
         self.changed: dict[str, Masked] = {}
         self._masks: dict[Region, Masked] = {}
+        self._measured: set[Region] = set()
 
     def evaluate(self, node: Node, inputs: list[_Relation]) -> _Relation:
         """The relation that a node stands for."""
@@ -247,8 +249,15 @@ class _Run:
 
     def _overlay(self, node: Overlay, base: _Relation, patch: _Relation) -> _Relation:
         """The patch's tuples where the region holds, the base's elsewhere."""
-        held = self._mask(node.at, node.schema)
         old, new = base.over(node.schema), patch.over(node.schema)
+        if isinstance(node.at, Shrink) and node.at not in self._measured:
+            self._measured.add(node.at)
+            axes = without_query(node.schema)
+            wide = self._mask(node.at.of, node.schema)
+            both = np.where(new.present, new.values, old.values)
+            mask = noticed(wide, old.values, both, axes, node.at.threshold)
+            self._masks[node.at] = axes, mask
+        held = self._mask(node.at, node.schema)
         return _Relation(
             node.schema,
             np.where(held, new.values, old.values),

@@ -302,6 +302,11 @@ class _Builder(Transformer[Token, Plan]):
     def clip(self, of: region.Region, tau: float, into: Axes) -> region.Region:
         return region.Clip(of, tau, into)
 
+    def shrink(
+        self, of: region.Region, threshold: float, layer: Token, into: Axes
+    ) -> region.Region:
+        return region.Shrink(of, threshold, str(layer), into)
+
     # Scalar expressions.
 
     def add(self, a: scalar.Expr, b: scalar.Expr) -> scalar.Expr:

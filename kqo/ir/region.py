@@ -27,6 +27,13 @@ class _Region(metaclass=Interned):
         of: Region | tuple[Region, ...] = getattr(self, "of", ())
         return of if isinstance(of, tuple) else (of,)
 
+    def with_parts(self, parts: tuple[Region, ...]) -> Region:
+        """The same expression over other regions, in the order of :attr:`parts`."""
+        given = getattr(self, "of", ())
+        new: dict[str, Any] = {"of": parts if isinstance(given, tuple) else parts[0]}
+        values = [new.get(f.name, getattr(self, f.name)) for f in fields(self)]
+        return type(self)(*values)  # type: ignore[return-value]
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(getattr(self, f.name) for f in fields(self))
 
@@ -96,7 +103,24 @@ class Clip(_Region):
     into: Axes
 
 
-Region = Changed | Everything | Image | Either | Shift | Regroup | Clip
+class Shrink(_Region):
+    """A region cut to where a relation changed by more than a threshold, query by query.
+
+    Of each query it holds the smallest box of positions around those keys of ``of`` where the root
+    mean square of the change over all features is more than ``threshold`` standard deviations of
+    the materialized view. Only an Overlay can say where that is, from its base and its patch; the
+    first one whose region this is does. Without values it stands for ``of``, which holds it.
+
+    ``layer`` tells apart relations of one shape.
+    """
+
+    of: Region
+    threshold: float
+    layer: str
+    into: Axes
+
+
+Region = Changed | Everything | Image | Either | Shift | Regroup | Clip | Shrink
 
 
 def walk_regions(*regions: Region) -> Iterator[Region]:
@@ -118,3 +142,8 @@ def walk_regions(*regions: Region) -> Iterator[Region]:
 def is_clipped(region: Region) -> bool:
     """Whether a part of the region was clipped below tau = 1, so that results are approximate."""
     return any(isinstance(part, Clip) and part.tau < 1 for part in walk_regions(region))
+
+
+def shrinks(region: Region) -> tuple[Shrink, ...]:
+    """The parts of a region that only values can tell, each once."""
+    return tuple(part for part in walk_regions(region) if isinstance(part, Shrink))

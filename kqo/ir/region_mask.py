@@ -21,6 +21,7 @@ from kqo.ir.region import (
     Region,
     Regroup,
     Shift,
+    Shrink,
     walk_regions,
 )
 from kqo.ir.schema import QUERY_AXIS, Axes, is_position, names
@@ -108,7 +109,8 @@ def _mask(
     if isinstance(region, Regroup):
         ordered = reorder(mask, axes, region.order)
         return region.into, ordered.reshape(key_shape((QUERY_AXIS, *region.into), queries))
-    return region.into, _clip(region, reorder(mask, axes, names(region.into)))
+    own = reorder(mask, axes, names(region.into))
+    return region.into, own if isinstance(region, Shrink) else _clip(region, own)
 
 
 def _image(region: Image, axes: Axes, mask: Mask, queries: int) -> Mask:

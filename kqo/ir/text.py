@@ -103,6 +103,7 @@ _PLAIN: dict[str, Callable[[Any], str]] = {
     "fn": format_expr,
     "tail": format_expr,
     "tau": format_number,
+    "threshold": format_number,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 from kqo.errors import PlanError
 from kqo.ir.nodes import Node, Scan
@@ -15,6 +16,7 @@ from kqo.ir.region import (
     Region,
     Regroup,
     Shift,
+    Shrink,
     walk_regions,
 )
 from kqo.ir.schema import Axes, format_axes, names, size
@@ -74,7 +76,7 @@ def _axes(
         return _shift(region, of)
     if isinstance(region, Regroup):
         return _regroup(region, of)
-    return _clip(region, of)
+    return _shrink(region, of) if isinstance(region, Shrink) else _clip(region, of)
 
 
 def _either(parts: list[Axes | None]) -> Axes | None:
@@ -142,4 +144,13 @@ def _clip(region: Clip, of: Axes) -> Axes:
         raise PlanError(f"region Clip: tau {region.tau}; accepted: above 0, at most 1")
     if set(region.into) != set(of):
         raise PlanError(f"region Clip: over {format_axes(of)}, declared {format_axes(region.into)}")
+    return region.into
+
+
+def _shrink(region: Shrink, of: Axes) -> Axes:
+    if not 0 <= region.threshold < inf:
+        raise PlanError(f"region Shrink: threshold {region.threshold}; accepted: 0 or more")
+    if set(region.into) != set(of):
+        given = f"over {format_axes(of)}, declared {format_axes(region.into)}"
+        raise PlanError(f"region Shrink: {given}")
     return region.into

@@ -22,6 +22,7 @@ class Context:
         alternatives: the nodes known to be equal to a node, itself first.
         folded: constants that rules introduced, by name: the constant nodes that they stand for.
             Values are computed once, at the end, for those that are still read.
+        layer: name of the layer that a node came from; empty where that is not known.
         consulted: whether a builtin asked for readers since this was last set to False; a node that
             no rule matched need not be tried again unless it did.
     """
@@ -29,6 +30,7 @@ class Context:
     readers: Callable[[Node], int]
     alternatives: Callable[[Node], tuple[Node, ...]] = lambda node: (node,)
     folded: dict[str, Node] = field(default_factory=dict)
+    layer: Callable[[Node], str] = lambda node: ""
     consulted: bool = False
 
     def single_use(self, node: Node) -> bool:

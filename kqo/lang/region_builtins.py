@@ -7,8 +7,8 @@ from typing import cast
 
 from kqo.ir.boxes import aligned
 from kqo.ir.equations import Condition, Ranged
-from kqo.ir.nodes import Node, Overlay, Saved
-from kqo.ir.region import Clip, Either, Image, Region, Regroup, Shift
+from kqo.ir.nodes import Domain, Group, Join, Node, Overlay, Saved
+from kqo.ir.region import Clip, Either, Image, Region, Regroup, Shift, Shrink
 from kqo.ir.schema import (
     Axes,
     extent_of,
@@ -149,6 +149,51 @@ def keeps_positions(source: Node, order: Names, axes: Axes) -> bool:
 def clip(at: Region, tau: float, result: Node) -> Region:
     """The region cut to ``tau`` of the extent of each position axis of ``result``."""
     return Clip(at, float(tau), without_query(result.schema))
+
+
+@builtin
+def shrunk_alike(at: Region, less: Region) -> Region:
+    """The region ``less``, cut by what changed where the region ``at`` is."""
+    return Shrink(less, at.threshold, at.layer, at.into) if isinstance(at, Shrink) else less
+
+
+@builtin
+def shrink(context: Context, at: Region, threshold: object, result: Node) -> Region | None:
+    """The region cut, when the plan runs, to where ``result`` changed by more than the threshold.
+
+    Refuses where the layer's threshold is 0.
+
+    Args:
+        at: where ``result`` may have changed.
+        threshold: in standard deviations; a number, or numbers by layer with 0 for other layers.
+        result: the relation.
+    """
+    layer = context.layer(result)
+    most = threshold.get(layer, 0) if isinstance(threshold, Mapping) else threshold
+    if isinstance(threshold, Mapping) and not most:
+        return None
+    return Shrink(at, float(cast("float", most)), layer, without_query(result.schema))
+
+
+@builtin
+def is_shrunk(at: Region) -> bool:
+    """Whether the region is cut by what changed at the top."""
+    return isinstance(at, Shrink)
+
+
+@builtin
+def ends_stage(node: Node) -> bool:
+    """Whether the relation is what a pooling makes, or the sum at the end of a residual block."""
+    if isinstance(node, Join):
+        both = has_query(node.left.schema) and has_query(node.right.schema)
+        return both and not node.on and node.combine == "add"
+    below = node.input if isinstance(node, Group) else None
+    return (
+        isinstance(below, Join)
+        and bool(below.on)
+        and isinstance(below.right, Domain)
+        and has_query(below.left.schema)
+    )
 
 
 @builtin

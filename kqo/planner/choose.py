@@ -33,7 +33,7 @@ from kqo.ir.nodes import (
     walk,
 )
 from kqo.ir.plan import Origin, Plan
-from kqo.ir.region import Region
+from kqo.ir.region import Region, Shrink
 from kqo.ir.scalar import Var
 from kqo.ir.schema import has_query, names, positions, size, without_query
 from kqo.ir.window import always_finds, roles
@@ -41,6 +41,7 @@ from kqo.planner.cost import work
 from kqo.planner.estimate import tiles_of
 from kqo.planner.physical import PhysicalPlan, Step, Table
 from kqo.planner.rates import Rates
+from kqo.planner.shrink import unmeasured, without
 from kqo.rewrite.memo import Memo
 
 
@@ -105,7 +106,11 @@ def has_plain_form(node: Node) -> bool:
 
 
 class Chooser:
-    """Chooses storage and forms for one plan over one set of positions."""
+    """Chooses storage and forms for one plan over one set of positions.
+
+    Attributes:
+        unmeasured: regions that rules would cut by what changed, where the choice does not.
+    """
 
     def __init__(
         self, plan: Plan, memo: Memo, changed: Mapping[str, Boxes], queries: int, rates: Rates
@@ -129,6 +134,7 @@ class Chooser:
         self._tables: list[Table] = []
         self._steps: list[Step] = []
         self._built: dict[Node, int] = {}
+        self.unmeasured: frozenset[Shrink] = frozenset()
         self._bases: set[Node] = set()
         self._copies: dict[Node, int] = {}
 
@@ -450,7 +456,7 @@ class Chooser:
         used |= {i.name for s in self._steps for i in s.node.inputs if isinstance(i, Const)}
         used |= {t.name for t in self._tables}
         constants = {name: value for name, value in self.plan.constants.items() if name in used}
-        return PhysicalPlan(
+        found = PhysicalPlan(
             self.plan.name,
             tuple(self._tables),
             tuple(self._steps),
@@ -459,3 +465,5 @@ class Chooser:
             constants,
             self.plan.dtype,
         )
+        self.unmeasured = unmeasured(found)
+        return without(found, self.unmeasured)

@@ -111,7 +111,9 @@ class _Explorer:
         # rules made may get readers later on, so that they never count as read once.
         self._old: dict[Node, Node] = {}
         self._context = Context(
-            lambda node: readers.get(self._old.get(node, node), 2), self.memo.alternatives
+            lambda node: readers.get(self._old.get(node, node), 2),
+            self.memo.alternatives,
+            layer=self._layer,
         )
         self._by_root: dict[str, list[CompiledRule]] = {}
         self._by_inner: dict[str, list[tuple[int, CompiledRule]]] = {}
@@ -176,6 +178,10 @@ class _Explorer:
             node = made
         names = ", ".join(rule.name for rule in self._prunes)
         raise RuleError(f"no end after {_MOST_PRUNINGS} prunings of one node: {names}")
+
+    def _layer(self, node: Node) -> str:
+        origin = self.memo.origin(node)
+        return origin.layer if origin is not None else ""
 
     def _group(self, node: Node, origin: Origin | None) -> None:
         """A group for a node that has none, and for all below it."""

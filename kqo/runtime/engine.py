@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +30,7 @@ from kqo.runtime.patch import PatchRows
 from kqo.runtime.plain import plain
 from kqo.runtime.rows import Ints, Region, everything
 from kqo.runtime.schedule import Queue, batches_of
+from kqo.runtime.shrink import Moving, shrinking_of, together
 from kqo.runtime.slots import spans_of
 from kqo.runtime.storage import Storage
 from kqo.runtime.tail import tail_of
@@ -54,10 +55,11 @@ def with_untouched(changed: Mapping[str, Boxes]) -> dict[str, Boxes]:
 
 @dataclass
 class _Held:
-    """What a worker keeps from its last batch: regions by table, where their rows begin, and steps
-    bound to them."""
+    """What a worker keeps from its last batch: regions by table, where their rows begin, regions by
+    step as it computed them, and steps bound to them."""
 
     regions: dict[int, Region] = field(default_factory=dict)
+    outs: dict[int, Region] = field(default_factory=dict)
     slots: dict[int, int] = field(default_factory=dict)
     bounds: dict[int, Bound] = field(default_factory=dict)
 
@@ -97,6 +99,9 @@ class Engine:
         self._lock = threading.Lock()
         self._timings: Timings | None = None
         self._holder: object = None  # whose input the views are of, where some session asked
+        self._shrinking = shrinking_of(plan)
+        self._moving: Set[int] = self._shrinking.tables if self._shrinking else frozenset()
+        self._limits: dict[int, float] = {}
         self._bind_regions()
         self._tail = tail_of(plan, self.boxes)
         kept = self._tail.kept if self._tail is not None else ()
@@ -126,9 +131,10 @@ class Engine:
         self.constants: list[dict[str, Array]] = [held[k] if k else {} for _, k in program]
 
     def _bind_regions(self) -> None:
-        """The rows of each table with delta rows; tables with equal rows share one region."""
+        """The most rows of each table with delta rows; tables with equal ones share one region."""
         known: dict[SymbolicRegion, Boxes] = {}
         rows: dict[tuple[Any, ...], Boxes] = {}
+        fixed: list[Boxes] = []
         self.boxes: dict[int, Boxes] = {}
         for table in self.plan.tables:
             if table.region is None:
@@ -136,19 +142,14 @@ class Engine:
             own = names(table.positions)
             key = (table.region, own)
             if key not in rows:
-                rows[key] = project(bind(table.region, self.changed, known), own)
-                for other in rows.values():
-                    if (
-                        other.axes == own
-                        and other.lo.shape == rows[key].lo.shape
-                        and (
-                            np.array_equal(other.lo, rows[key].lo)
-                            and np.array_equal(other.hi, rows[key].hi)
-                        )
-                    ):
-                        rows[key] = other
-                        break
+                boxes = project(bind(table.region, self.changed, known), own)
+                if table.id not in self._moving:  # other rows may be left of it when the plan runs
+                    boxes = next((other for other in fixed if other.same(boxes)), boxes)
+                    fixed.append(boxes)
+                rows[key] = boxes
             self.boxes[table.id] = rows[key]
+        parts = self._shrinking.fixed if self._shrinking is not None else ()
+        self._fixed = {part: bind(part, self.changed, known) for part in parts}
 
     def _allocate(self) -> None:
         self._load()
@@ -212,6 +213,8 @@ class Engine:
             self._run_view(number, bound, 0, shares[0])
             for future in done:
                 future.result()
+        if self._shrinking is not None:
+            self._limits = self._shrinking.limits(self.storage.buffers)
 
     def _run_view(
         self, number: int, bound: Bound, worker: int, blocks: list[tuple[int, int]]
@@ -260,18 +263,22 @@ class Engine:
         tail = self._tail
         head = self.boxes.keys() - tail.own if tail is not None else self.boxes.keys()
         end = tail.first if tail is not None else len(self.plan.steps)
+        left: dict[int, list[Region]] = {}
         for batch in batches:
             binder = self._run_steps(range(end), batch, worker, head, before, slots)
             if tail is None:
                 self._store(binder, batch, results)
             for table in tail.kept if tail is not None else ():
                 slots[table] += binder.regions[table].count
+                if table in self._moving:
+                    left.setdefault(table, []).append(binder.regions[table])
             if done(len(batch)):
                 return
         if tail is not None:
             steps, every = range(end, len(self.plan.steps)), np.concatenate(batches)
             slots = self.storage.slots[worker]
-            binder = self._run_steps(steps, every, worker, tail.tables, behind, slots)
+            given = {table: together(regions) for table, regions in left.items()}
+            binder = self._run_steps(steps, every, worker, tail.tables, behind, slots, given)
             self._store(binder, every, results)
 
     def _store(self, binder: Binder, batch: Ints, results: dict[str, Values]) -> None:
@@ -283,9 +290,10 @@ class Engine:
         numbers: range,
         batch: Ints,
         worker: int,
-        tables: Collection[int],
+        tables: Set[int],
         held: _Held,
         slots: dict[int, int],
+        given: Mapping[int, Region] | None = None,
     ) -> Binder:
         """Run some steps for a batch, and return what binds them.
 
@@ -296,35 +304,44 @@ class Engine:
             tables: those with delta rows that the steps read and write.
             held: what is kept from the last batch.
             slots: where delta rows begin, by table.
+            given: regions that earlier steps cut, by table.
         """
-        regions = self._regions(batch, held, tables)
+        regions = self._regions(batch, held, tables - self._moving) | dict(given or {})
+        moving = None
+        if self._shrinking is not None:
+            changed = {name: boxes.select(batch) for name, boxes in self.changed.items()}
+            fixed = {part: boxes.select(batch) for part, boxes in self._fixed.items()}
+            moving = Moving(self._shrinking, changed, regions, held.regions, fixed)
         binder = Binder(
             self.plan.tables, self.storage.rows[worker], regions, slots, self._templates
         )
         workspace = self.storage.workspaces[worker]
         made: dict[Any, Any] = {}
+        outs: dict[int, Region] = {}
         bounds: dict[int, Bound] = {}
         timings = self._timings
         began = at = time.thread_time()
 
-        def stays(step: Step) -> bool:
-            if step.form in ("patch", "opaque"):
+        def stays(number: int, step: Step) -> bool:
+            if step.form in ("patch", "opaque") or outs[number] is not held.outs.get(number):
                 return False
-            read = (step.table, *(t for t in step.sources if t is not None))
-            return all(
-                regions.get(t) is held.regions.get(t) and slots.get(t) == held.slots.get(t)
-                for t in read
+            read = [t for t in step.sources if t is not None]
+            return all(regions.get(t) is held.regions.get(t) for t in read) and all(
+                slots.get(t) == held.slots.get(t) for t in (step.table, *read)
             )
 
         for number in numbers:
             step = self.plan.steps[number]
             if step.delta:
                 last = held.bounds.pop(number, None)
-                if last is not None and stays(step):
+                if moving is None:
+                    outs[number] = regions[step.table]
+                else:
+                    outs[number] = moving.out(number, held.outs.get(number))
+                if last is not None and stays(number, step):
                     bound = last
                 else:
-                    out = regions[step.table]
-                    bound = self._bound(step, number, binder, out, batch, made, last)
+                    bound = self._bound(step, number, binder, outs[number], batch, made, last)
                 bounds[number] = bound
             elif not step.once:
                 bound = self._view_bound(number, step)
@@ -334,11 +351,15 @@ class Engine:
                 at = time.thread_time()
             if bound.blocks:
                 self.functions[number](bound, self.constants[number], workspace, bound.blocks)
+            if number in self._limits:
+                assert moving is not None
+                views = self.storage.buffers[step.table]
+                moving.measure(number, outs, binder, views, self._limits[number], workspace)
             if timings is not None:
                 ended = time.thread_time()
                 timings.note(worker, number, began, at, ended)
                 began = ended
-        held.regions, held.slots, held.bounds = regions, dict(slots), bounds
+        held.regions, held.outs, held.slots, held.bounds = regions, outs, dict(slots), bounds
         return binder
 
     def run(

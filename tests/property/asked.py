@@ -111,6 +111,8 @@ def questions(draw: Draw, network: Network) -> Question:
     if draw(st.integers(0, 2)) == 0:
         dropped = draw(st.sets(st.sampled_from((*FAMILIES, *RULES)), max_size=8))
         options["without"] = tuple(sorted(dropped))
+    elif draw(st.integers(0, 2)) == 0:
+        options["threshold"] = 1e-13  # rows that did not change are dropped, and no others
     costs = draw(st.integers(0, 2**16)) if draw(st.booleans()) else None
     return Question(workload, draw(st.integers(0, 2**16)), options, costs)
 

@@ -47,6 +47,8 @@ NEUTRAL = (
     {"until": 0.1},
     {"step": 3, "until": 1.0},
     {"approximations": {"tau": 1.0}, "step": 5},
+    {"threshold": 0.0, "step": 4},
+    {"threshold": {"0": 0.0}},
     {"speedup": 1.0, "share": 0.3},
 )
 
