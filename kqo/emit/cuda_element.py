@@ -86,6 +86,8 @@ def plain(writing: Writing) -> None:
         body = _rekey(writing, frame, node)
     elif isinstance(node, Union):
         body = _union(writing, frame, node)
+    elif isinstance(node, Domain):
+        body = ["v = 1.f;"]
     else:
         raise PlanError(f"no plain implementation of {node.op}")
     finish = epilogue(writing, frame, operands, tail)

@@ -29,16 +29,16 @@ V = Var("v")
 
 def groups_of(node: Node) -> Grouping | None:
     """The groups of a sum of products with ``c = n*g + i``; None for any other node."""
-    window = roles(node)
     if isinstance(node, Physical):
         weight, products = node.weight, node.form == GROUPED
     elif isinstance(node, Group) and isinstance(node.input, Join):
         weight, products = node.input.right, node.agg == "sum" and node.input.combine == "mul"
     else:
         return None
-    if not (products and isinstance(weight, Const)) or window.tap_count > MOST_TAPS:
+    if not (products and isinstance(weight, Const)):
         return None
-    return grouping(window, weight)
+    window = roles(node)
+    return grouping(window, weight) if window.tap_count <= MOST_TAPS else None
 
 
 def merged(groups: int, *, taps: int, deep: int, wide: int, positions: int, precision: str) -> int:
