@@ -25,7 +25,7 @@ def marked(rule):
     return pytest.param(rule, 2 if quick else 1, id=rule.name, marks=marks)
 
 
-@pytest.mark.parametrize(("rule", "examples"), map(marked, RULES))
+@pytest.mark.parametrize(("rule", "examples"), [marked(rule) for rule in RULES])
 def test_what_a_rule_offers_is_computed_as_it_is_meant(rule, examples, tmp_path) -> None:
     ran = check_rule(rule, lambda: HostDevice(tmp_path), examples=examples, seed=0)
     assert ran == examples or rule.name in SELDOM
