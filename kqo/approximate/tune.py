@@ -1,18 +1,20 @@
 """``CompiledPlan.tune``: what settings reach on sample images, measured side by side.
 
-The exact plan, and the plan clipped to each tau, answer every query of every image. What a
-drill-down of such a plan would give follows from that without running it, since it asks a part of
-the same queries: all steps, shares and thresholds are looked at for the price of one run. Its time
-is fitted: a line through the times of two drill-downs by their number of queries.
+The exact plan, and the plan cut in each way (clipped to a tau, or to what changed by more than a
+threshold, or both), answer every query of every image. What a drill-down of such a plan would give
+follows from that without running it, since it asks a part of the same queries: all steps, shares
+and estimates are looked at for the price of one run. Its time is fitted: a line through the times
+of two drill-downs by their number of queries.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,13 +25,19 @@ from kqo.approximate.quality import has_ssim, ssim
 from kqo.approximate.refine import rounds
 from kqo.approximate.settle import fingerprint
 from kqo.errors import ArgumentError
+from kqo.planner.shrink import measured
 from kqo.profile import Point, Profile, Setting, reached
 from kqo.runtime.engine import Engine, Progress
 from kqo.runtime.progress import ProgressBar
 from kqo.runtime.result import Result
 
-TAUS = (0.5, 0.7, 0.9, 0.6, 0.8, 0.4)
-"""Clipping, what is most likely to pay first: a short budget leaves out the last ones."""
+TAUS = (0.5, 0.7, 0.9)
+THRESHOLDS = (0.1, 0.02, 0.3, 0.05)
+"""Ways to cut regions, what is most likely to pay first: a short budget leaves out the last."""
+PAIRS = 2
+"""Thresholds that are tried with the best tau."""
+HARMLESS = 0.9
+"""Similarity of each image from which on a tau and a threshold are worth trying together."""
 STEPS = (2, 3, 4, 5, 6, 8)
 PARTS = (0, 1, 2, 4, 6, 9, 13)
 """Shares that are looked at, by their number in ``SHARES``."""
@@ -42,7 +50,7 @@ TIMED_IMAGES = 3
 class Tunable(Planned, Protocol):
     """A compiled plan that can be planned again with other approximations."""
 
-    def approximated(self, *, tau: float = 1.0) -> Tunable:
+    def approximated(self, *, tau: float = 1.0, threshold: float = 0.0) -> Tunable:
         """The same without other approximations."""
 
     def run(self, image: Any, *others: Any, progress: Progress | None = None) -> Result:
@@ -90,7 +98,7 @@ def tune_plan(
 
     Args:
         images: each (C, H, W), or a tuple of the model's inputs.
-        seconds: that it may take; images and values of tau are left out where they would not fit,
+        seconds: that it may take; images and ways to cut are left out where they would not fit,
             but the first image. None: as long as it takes.
         progress: called with queries answered and their total, in place of a bar.
 
@@ -109,12 +117,19 @@ def tune_plan(
         raise ArgumentError("seconds", seconds, "a positive number, or None")
     given = [image if isinstance(image, tuple) else (image,) for image in images]
     tuner = _Tuner(plan, given, began, seconds)
-    total = (1 + len(TAUS)) * len(given) * len(plan.placed)
+    thresholds = THRESHOLDS if tuner.measures() else ()
+    passes = 1 + len(TAUS) + len(thresholds) + (PAIRS if thresholds else 0)
+    total = passes * len(given) * len(plan.placed)
     with ProgressBar(plan.options.progress, total, progress) as bar:
-        tuner.look(1.0, bar)
-        for tau in TAUS:
+        tuner.look(Setting(), bar)
+        for tau, threshold in itertools.zip_longest(TAUS, thresholds):
+            if threshold is not None and tuner.has_time():
+                tuner.look(Setting(threshold=threshold), bar)
+            if tau is not None and tuner.has_time():
+                tuner.look(Setting(tau), bar)
+        for cut in tuner.pairs():
             if tuner.has_time():
-                tuner.look(tau, bar)
+                tuner.look(cut, bar)
     return tuner.profile()
 
 
@@ -134,13 +149,32 @@ class _Tuner:
         self.points: list[Point] = []
 
     def has_time(self) -> bool:
-        """Whether another value of tau is expected to fit."""
+        """Whether another way to cut is expected to fit."""
         return time.perf_counter() + self.pass_seconds <= self.ends
 
-    def look(self, tau: float, bar: ProgressBar) -> None:
-        """Run all images clipped to tau, and note all settings with it."""
+    def measures(self) -> bool:
+        """Whether a threshold makes a difference: on a processor, and with stages to cut behind."""
+        if not isinstance(self.plan.engine, Engine):
+            return False
+        made = self.plan.approximated(threshold=THRESHOLDS[0])
+        return isinstance(made.engine, Engine) and bool(measured(made.engine.plan))
+
+    def pairs(self) -> list[Setting]:
+        """The fastest tau that does little harm, with the fastest thresholds that do little."""
+        good = [
+            point
+            for point in sorted(self.points, key=lambda p: -p.speedup)
+            if not point.setting.drills and min(point.similarities) >= HARMLESS
+        ]
+        taus = [p.setting.tau for p in good if p.setting.tau < 1]
+        thresholds = [p.setting.threshold for p in good if p.setting.threshold]
+        return [Setting(tau, threshold=t) for tau in taus[:1] for t in thresholds[:PAIRS]]
+
+    def look(self, cut: Setting, bar: ProgressBar) -> None:
+        """Run all images with regions cut one way, and note all settings with it."""
         started = time.perf_counter()
-        made = self.plan.approximated(tau=tau)
+        made = self.plan.approximated(tau=cut.tau, threshold=cut.threshold)
+        exact = cut == Setting()
         seen: dict[Setting, _Seen] = {}
         times = []
         for number, image in enumerate(self.images):
@@ -149,17 +183,17 @@ class _Tuner:
             if number == 0:  # its row numbers are there now
                 result = made.run(*image)
             times.append(float(result.facts["seconds"]))
-            if tau == 1:
+            if exact:
                 self._note_truth(result)
-            self._note(seen, tau, self.truths[number], result)
+            self._note(seen, cut, self.truths[number], result)
             # A quarter of the time for the exact heatmaps, without which there is nothing else.
             late = time.perf_counter() - self.began > 0.25 * (self.ends - self.began)
-            if tau == 1 and late:
+            if exact and late:
                 self.images = self.images[: number + 1]
                 break
         self.passes += 1
         each = statistics.median(times)
-        if tau == 1:
+        if exact:
             self.exact_seconds = each
         self._price(seen, made, each)
         self.pass_seconds = time.perf_counter() - started
@@ -171,8 +205,10 @@ class _Tuner:
             raise ArgumentError("images", "values that are not finite", "finite values")
         self.truths.append(_Truth(heatmap, target))
 
-    def _note(self, seen: dict[Setting, _Seen], tau: float, truth: _Truth, result: Result) -> None:
-        """Similarity and queries of all settings with this tau, for one image."""
+    def _note(
+        self, seen: dict[Setting, _Seen], cut: Setting, truth: _Truth, result: Result
+    ) -> None:
+        """Similarity and queries of all settings that cut this way, for one image."""
         whole = drops(result, truth.target)
 
         def note(setting: Setting, similarity: float, queries: int) -> None:
@@ -180,8 +216,8 @@ class _Tuner:
             found.similarities.append(similarity)
             found.queries.append(queries)
 
-        similar = 1.0 if tau == 1 else ssim(whole, truth.heatmap)
-        note(Setting(tau), similar, whole.size)
+        similar = 1.0 if cut == Setting() else ssim(whole, truth.heatmap)
+        note(cut, similar, whole.size)
         if not isinstance(self.plan.engine, Engine):
             return
         for step, coarse in self.coarse.items():
@@ -207,13 +243,13 @@ class _Tuner:
                 return known[part]
 
             for part in PARTS:
-                note(Setting(tau, step, float(SHARES[part])), *reach(part))
+                note(replace(cut, step=step, share=float(SHARES[part])), *reach(part))
             for until in UNTILS:
                 part = int((estimates >= until).argmax())
-                note(Setting(tau, step, 1.0, until), *reach(part))
+                note(replace(cut, step=step, until=until), *reach(part))
 
     def _price(self, seen: dict[Setting, _Seen], made: Tunable, whole: float) -> None:
-        """The points of the settings with one tau, with their speed."""
+        """The points of the settings that cut one way, with their speed."""
         base, each = (0.0, 0.0)
         if any(setting.drills for setting in seen):
             base, each = self._line(made)

@@ -48,7 +48,7 @@ def profile(exact: kqo.api.CompiledPlan) -> Profile:
         patched.setattr(tuning.statistics, "median", lambda times: 1.0 if min(times) > 0 else 0.0)
         patched.setattr(tuning._Tuner, "_line", lambda self, made: (0.0, self.exact_seconds / 196))
         found = exact.tune([image(n) for n in range(5)], progress=lambda n, total: done.append(n))
-    assert done == sorted(done) and done[-1] == 7 * 5 * 196
+    assert done == sorted(done) and done[-1] == 4 * 5 * 196
     return found
 
 
@@ -89,7 +89,11 @@ def test_what_was_measured_is_what_a_plan_gives(exact: kqo.api.CompiledPlan, mon
     for point in (points[4], points[15], points[31], points[120], points[150]):
         setting = point.setting
         plan = exact.approximated(
-            tau=setting.tau, step=setting.step, share=setting.share, until=setting.until
+            tau=setting.tau,
+            threshold=setting.threshold,
+            step=setting.step,
+            share=setting.share,
+            until=setting.until,
         )
         for number in (0, 3):
             truth = exact.run(image(number)).drops().reshape(14, 14)
@@ -174,3 +178,31 @@ def test_what_cannot_be_tuned(exact: kqo.api.CompiledPlan, images, seconds, word
 def test_heatmaps_that_are_too_small_to_compare() -> None:
     with pytest.raises(ArgumentError, match="11"):
         compiled(workload=kqo.Occlusion(6, 4)).tune([image(0)])
+
+
+def test_thresholds_are_looked_at_where_there_are_stages(
+    exact: kqo.api.CompiledPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points: list[Point] = []
+    monkeypatch.setattr(tuning, "front", lambda found: points.extend(found) or tuple(found))
+    monkeypatch.setattr(tuning, "TAUS", (0.9,))
+    monkeypatch.setattr(tuning, "THRESHOLDS", (0.001, 0.002))
+    exact.tune([image(0)])
+    assert {point.setting.threshold for point in points} == {0.0}
+    points.clear()
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.Flatten()]
+    torch.manual_seed(0)
+    pooled = compiled(nn.Sequential(*layers, nn.Linear(4 * 169, 3)).eval())
+    found = pooled.tune([image(n) for n in range(2)])
+    cuts = {(point.setting.tau, point.setting.threshold) for point in points}
+    assert {(1.0, 0.0), (1.0, 0.001), (1.0, 0.002), (0.9, 0.0)} <= cuts
+    # Where tau does little harm it is tried with both thresholds.
+    whole = [p for p in points if p.setting == Setting(0.9)]
+    both = {(0.9, 0.001), (0.9, 0.002)}
+    assert (both <= cuts) == (min(whole[0].similarities) >= tuning.HARMLESS)
+    point = next(p for p in points if p.setting == Setting(threshold=0.002, step=2, share=0.0))
+    plan = pooled.approximated(threshold=0.002, step=2, share=0.0)
+    truth = pooled.run(image(1)).drops().reshape(14, 14)
+    similar = ssim(plan.run(image(1)).drops().reshape(14, 14), truth)
+    assert similar == pytest.approx(point.similarities[1], abs=1e-3)
+    assert Profile.from_dict(found.to_dict()) == found
