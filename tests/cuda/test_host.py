@@ -75,6 +75,14 @@ def test_other_model_equals_numpy(name, folder):
     assert found.error(reference_engine(found, HostDevice(folder))) < EXACT
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["tf32", "float16"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "inception_v3"])
+def test_model_keeps_the_tolerance_of_a_precision(name, precision, folder):
+    found = small(name)
+    assert EXACT < found.error(found.engine(HostDevice(folder), precision)) < PRECISIONS[precision]
+
+
 class Windows(nn.Module):
     """Windows that minimal filtering takes, along one axis and along two."""
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ pytestmark = [
     pytest.mark.skipif(not gpu_available(), reason="needs CuPy and a GPU"),
 ]
 EXACT = 1e-5
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +138,10 @@ def test_events_time_every_step(gpu):
 
 
 SANITIZED = """
+import cupy
+
+cupy.cuda.set_allocator(None)  # in a pool's block an access beyond an array is no error
+
 from kqo.runtime.cuda.device import CupyDevice
 from kqo.runtime.cuda.engine import CudaEngine
 from tests.cuda.planned import everything
@@ -151,6 +157,8 @@ def test_compute_sanitizer_finds_nothing(tool):
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         pytest.skip("needs compute-sanitizer")
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "7", sys.executable, "-c", SANITIZED]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    # CuPy asks for things that fail and lives with it: only kernels are looked at.
+    options = ["--tool", tool, "--error-exitcode", "7", "--report-api-errors", "no"]
+    command = [sanitizer, *options, sys.executable, "-c", SANITIZED]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert found.returncode == 0, found.stdout[-4000:] + found.stderr[-2000:]
