@@ -23,6 +23,7 @@ from kqo.emit.source import emit
 from kqo.errors import ArgumentError, PlanFileError
 from kqo.explain.render import check_asked, explain
 from kqo.explain.subject import DrillDown, Subject
+from kqo.explain.text import torch_instead
 from kqo.interop.preprocess import Preprocess
 from kqo.ir.boxes import Boxes
 from kqo.ir.plan import Plan
@@ -228,8 +229,7 @@ class CompiledPlan:
         """The plan opened: every stage of it, as :meth:`explain` shows them."""
         if self.reinference is None:
             return self._opened(self.notes)
-        note = f"torch runs the whole model instead: predicted {self._opened(()).reinference:.3g} s"
-        return self._opened((note, *self.notes))
+        return self._opened((torch_instead(self._opened(())), *self.notes))
 
     def _opened(self, notes: tuple[str, ...]) -> Subject:
         chooser, physical, source, engine = self._planned

@@ -29,6 +29,12 @@ def human(value: float, unit: str = "") -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
+def torch_instead(subject: Subject) -> str:
+    """What is said of a plan in whose place torch runs the whole model."""
+    predicted = duration(subject.reinference)
+    return f"torch runs the whole model instead: predicted {predicted} per input"
+
+
 def duration(seconds: float) -> str:
     """A time with three digits, in the unit that suits it."""
     for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -136,6 +137,57 @@ def test_truncated_and_extended(place, extra, saved, made, path):
     for data in (saved[:cut], saved[:cut] + extra + saved[cut:], saved + extra, extra):
         if data != saved:
             assert not same_or_refused(data, made, path)
+
+
+def header_of(data):
+    """Characters of the header, and where the tensors begin."""
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    return data[8:start], start
+
+
+@pytest.mark.slow
+def test_every_byte_flipped(saved, made, path):
+    """Every byte, of the header also every bit: few say the same, such as spaces between fields."""
+    generator = random.Random(0)
+    _, start = header_of(saved)
+    for at in range(len(saved)):
+        masks = [1 << bit for bit in range(8)] if at < start and at % 4 == 0 else []
+        for mask in (*masks, generator.randint(1, 255)):
+            data = bytearray(saved)
+            data[at] ^= mask
+            same_or_refused(bytes(data), made, path)
+
+
+@pytest.mark.slow
+def test_damage_of_every_kind(saved, made, path):
+    """Blocks zeroed, set, repeated, exchanged, or left out; numbers and fields of the header."""
+    generator = random.Random(1)
+    header, start = header_of(saved)
+    for _ in range(2000):
+        data = bytearray(saved)
+        length = generator.choice((1, 2, 8, 64, 512))
+        a, b = (generator.randrange(len(data) - length) for _ in range(2))
+        kind = generator.randrange(6)
+        if kind == 0:
+            data[a : a + length] = bytes(length)
+        elif kind == 1:
+            data[a : a + length] = b"\xff" * length
+        elif kind == 2:
+            data[a:a] = data[b : b + length]
+        elif kind == 3:
+            data[a : a + length], data[b : b + length] = (
+                data[b : b + length],
+                data[a : a + length],
+            )
+        elif kind == 4:
+            del data[a : a + length]
+        else:  # another number in the header, whose length is right
+            numbers = list(re.finditer(rb"\d+", header))
+            found = generator.choice(numbers)
+            given = str(generator.choice((0, 1, 2**31, 2**63, 10**30, -1))).encode()
+            changed = header[: found.start()] + given + header[found.end() :]
+            data[:start] = struct.pack("<Q", len(changed)) + changed
+        same_or_refused(bytes(data), made, path)
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 2**20, 2**31, 2**40, 2**63, 2**64 - 1])
