@@ -21,13 +21,20 @@ def evaluate(
     family: Annotated[
         list[str] | None, typer.Option(help="Ablation, such as tau (default: all).")
     ] = None,
-    images: Annotated[int, typer.Option(help="Held-out images for each network.", min=1)] = 16,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few images, none at full width: about 10 minutes.")
+    ] = False,
+    images: Annotated[
+        int | None, typer.Option(help="Held-out images for each network (default: 16).", min=1)
+    ] = None,
     samples: Annotated[
-        int, typer.Option(help="Training images to tune on; 0 for no tuning.", min=0)
-    ] = 20,
+        int | None,
+        typer.Option(help="Training images to tune on; 0 for no tuning (default: 20).", min=0),
+    ] = None,
     wide_images: Annotated[
-        int, typer.Option(help="Images to time at full width; 0 for none.", min=0)
-    ] = 1,
+        int | None,
+        typer.Option(help="Images to time at full width; 0 for none (default: 1).", min=0),
+    ] = None,
     window: Annotated[int, typer.Option(help="Side of the windows in pixels.", min=1)] = 16,
     stride: Annotated[int, typer.Option(help="Step between windows in pixels.", min=1)] = 4,
     quality: Annotated[float, typer.Option(help="SSIM that counts as met.")] = 0.9,
@@ -40,17 +47,17 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure approximate plans: quality on held-out images with true masks, and speed."""
-    from kqo.bench.evaluation.run import Asked
+    from kqo.bench.evaluation.run import QUICK, Asked
     from kqo.bench.evaluation.run import evaluate as run
 
-    standard = Asked()
+    standard = QUICK if quick else Asked()
     asked = Asked(
         tuple(task or standard.tasks),
         tuple(network or standard.networks),
         tuple(family or standard.families),
-        images,
-        samples,
-        wide_images,
+        standard.images if images is None else images,
+        standard.samples if samples is None else samples,
+        standard.wide_images if wide_images is None else wide_images,
         window,
         stride,
         quality,

@@ -166,11 +166,14 @@ def test_the_front_holds_what_nothing_beats(measured):
 
 def test_the_command_writes_tables_and_plots(model, tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "TAUS", (1.0, 0.5))
+    monkeypatch.setattr(settings, "THRESHOLDS", (0.2,))
     monkeypatch.setattr(tune, "TAUS", (0.5,))
+    monkeypatch.setattr(tune, "THRESHOLDS", (0.1,))
     save_network(model, TASKS["surface"], "resnet18", tmp_path / "weights")
     arguments = (
-        f"evaluate -o {tmp_path / 'out'} --task surface --network resnet18 --family tau --images 2"
-        f" --samples 1 --wide-images 0 --dense-images 4 --stride 20 --threads 1"
+        f"evaluate -o {tmp_path / 'out'} --task surface --network resnet18 --family tau"
+        f" --family threshold --quick --images 2 --samples 1 --dense-images 4 --stride 20"
+        f" --threads 1"
         f" --weights {tmp_path / 'weights'}"
     )
     done = CliRunner().invoke(app, arguments.split(), catch_exceptions=False)
@@ -180,13 +183,14 @@ def test_the_command_writes_tables_and_plots(model, tmp_path, monkeypatch):
         "2 held-out images" in text
         and "Tuned on training images" in text
         and "| tau 0.5 |" in text
+        and "| threshold 0.2 |" in text
         and "for SSIM 0.9" in text
     )
     values = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
-    assert len(values["evaluations"][0]["records"]) == 2 * (3 + 3)
+    assert len(values["evaluations"][0]["records"]) == 2 * (4 + 3)
     assert (tmp_path / "out" / "profile_surface_resnet18.json").exists()
     assert [one["quality"] for one in values["tuned"]] == [0.8, 0.9, 0.95]
-    for name in ("tau", "quality_and_speed", "heatmaps_surface_resnet18"):
+    for name in ("tau", "threshold", "quality_and_speed", "heatmaps_surface_resnet18"):
         with Image.open(tmp_path / "out" / f"{name}.png") as picture:
             assert np.asarray(picture.convert("L")).std() > 5
 

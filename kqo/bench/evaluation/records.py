@@ -172,7 +172,8 @@ def tuned_settings(profile: Profile, qualities: Sequence[float]) -> list[Setting
     for quality in qualities:
         setting = profile.for_quality(quality).setting
         options: dict[str, Any] = {"step": setting.step, "share": setting.share}
-        options |= {"until": setting.until, "approximations": {"tau": setting.tau}}
+        options |= {"until": setting.until, "threshold": setting.threshold}
+        options |= {"approximations": {"tau": setting.tau}}
         found.append(Setting(f"for SSIM {quality:g}: {setting}", "tuned", options, quality))
     return found
 

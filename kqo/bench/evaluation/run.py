@@ -87,6 +87,10 @@ class Asked:
                 raise ArgumentError(name, number, f"at least {least}")
 
 
+QUICK = Asked(images=4, samples=4, wide_images=0)
+"""What takes about ten minutes on two cores: figures of four images say little of others."""
+
+
 def evaluate(
     asked: Asked, folder: Path, report: Callable[[str], None] = lambda line: None
 ) -> list[Evaluation]:

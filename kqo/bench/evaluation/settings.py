@@ -9,10 +9,18 @@ EXACT = Setting("exact", "exact", {})
 TAUS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 """Shares that projective fields are clipped to, as in Krypton's ablation."""
 
+THRESHOLDS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
+"""Of the change, in standard deviations of a layer's values."""
+
 
 def clipped() -> list[Setting]:
     """Projective fields clipped to tau."""
     return [Setting(f"tau {tau:g}", "tau", {"approximations": {"tau": tau}}, tau) for tau in TAUS]
+
+
+def measured() -> list[Setting]:
+    """What changed by less than a threshold dropped, behind pooling and residual blocks."""
+    return [Setting(f"threshold {t:g}", "threshold", {"threshold": t}, t) for t in THRESHOLDS]
 
 
 def refined() -> list[Setting]:
@@ -36,22 +44,32 @@ def enough() -> list[Setting]:
 
 
 def combined() -> list[Setting]:
-    """Krypton's settings for its images of retinas (r = 0.1), and its default, with tau."""
+    """Krypton's settings for its images of retinas (r = 0.1), and its default, with regions cut by
+    tau and by what changed."""
     drills = ({"step": 3, "share": 0.1}, {"step": 4, "share": 0.1}, {"step": 3, "share": 0.25})
     found = []
     for drill in (*drills, {"step": 3, "until": 0.7}):
         name = ", ".join(f"{'r' if k == 'share' else k} {v:g}" for k, v in drill.items())
-        for tau in (0.7, 0.5):
-            options = {"approximations": {"tau": tau}, **drill}
-            found.append(Setting(f"{name}, tau {tau:g}", "combined", options))
+        cuts = {"tau 0.7": (0.7, 0.0), "tau 0.5": (0.5, 0.0), "threshold 0.1": (1.0, 0.1)}
+        for cut, (tau, threshold) in {**cuts, "tau 0.5, threshold 0.2": (0.5, 0.2)}.items():
+            options = {"approximations": {"tau": tau}, "threshold": threshold, **drill}
+            found.append(Setting(f"{name}, {cut}", "combined", options))
     return found
 
 
-FAMILIES = {"tau": clipped, "r": refined, "step": coarse, "until": enough, "combined": combined}
+FAMILIES = {
+    "tau": clipped,
+    "threshold": measured,
+    "r": refined,
+    "step": coarse,
+    "until": enough,
+    "combined": combined,
+}
 """Groups of settings by name."""
 
 AXES = {
     "tau": "tau: share that projective fields are clipped to",
+    "threshold": "threshold: of the change, in standard deviations of the layer",
     "r": "r: share of the positions outside of the coarse grid (step 3)",
     "step": "step of the coarse grid, in positions (r = 0.25)",
     "until": "until: estimated SSIM at which refinement ends (step 3)",
