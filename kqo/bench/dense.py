@@ -99,6 +99,11 @@ def onnx_engine(
 
 
 def first_output(given: object) -> Array:
+    """The first tensor of what a module returned, as an array."""
+    return np.asarray(first_tensor(given).detach().numpy(), dtype=np.float32)
+
+
+def first_tensor(given: object) -> torch.Tensor:
     """The first tensor of what a module returned."""
     while not isinstance(given, torch.Tensor):
         if isinstance(given, dict):
@@ -107,7 +112,7 @@ def first_output(given: object) -> Array:
             given = given[0]
         else:
             raise TypeError(f"a model that returns {type(given).__name__}")
-    return np.asarray(given.detach().numpy(), dtype=np.float32)
+    return given
 
 
 def time_engine(engine: Engine, images: Array, batch: int) -> Timing:

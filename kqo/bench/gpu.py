@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kqo.bench.report import Report, Row, machine
+from kqo.bench.dense import first_tensor
+from kqo.bench.report import Report, Row, errors, machine
 from kqo.interop.text import one_line
+from kqo.runtime.cuda.engine import CudaEngine
 from kqo.workloads import Workload, changed_inputs
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 GPU_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MEMORY_BATCH = 128
-"""Batch at which the dense run's memory is measured."""
+"""Batch at which memory is compared."""
 Run = Callable[[Tensor], Tensor]
 
 
@@ -70,10 +72,7 @@ class Dense:
     def plain(self, images: Tensor) -> Tensor:
         """The first output, kernel by kernel."""
         with torch.inference_mode():
-            found = self._model(images)
-        while not isinstance(found, Tensor):
-            found = next(iter(found.values())) if isinstance(found, dict) else found[0]
-        return found
+            return first_tensor(self._model(images))
 
     def captured(self, images: Tensor) -> Tensor:
         """The first output, by a CUDA graph of this batch size."""
@@ -157,8 +156,9 @@ def measure_gpu(
 
     PyTorch runs at the plan's precision, with images on the device, at the best of ``batches`` and
     by the faster of eager mode and CUDA graphs; at that batch torch.compile is tried too, and taken
-    where it is faster. Errors are against PyTorch in float64 on the processor. The plan's memory is
-    that of its own batch, PyTorch's that of batch 128.
+    where it is faster. Errors are against PyTorch in float64 on the processor. Memory is that of
+    batch 128 (of all queries where they are fewer): the plan's rows, row numbers and scratch, which
+    are known, and what PyTorch takes beyond weights and images, which is measured.
 
     Args:
         plan: the plan, with target cuda.
@@ -206,13 +206,10 @@ def measure_gpu(
     checked = np.arange(min(16, len(chosen)))
     with torch.inference_mode():
         exact = copy.deepcopy(module).double()(torch.from_numpy(values[checked]).double())
-    expected = np.asarray(exact, dtype=np.float64)
-    difference = np.abs(result.scores[chosen[checked]] - expected).max()
-    change = np.abs(expected - result.original).max()
+    expected = np.asarray(first_tensor(exact), dtype=np.float64)
     mine, theirs = statistics.median(own), statistics.median(other)
-    held = int(getattr(plan.engine, "nbytes", 0))
     rows = (
-        Row("kqo", plan.engine.batch, mine * 1e3, None, held),
+        Row("kqo", plan.engine.batch, mine * 1e3, None, _bytes(plan.engine)),
         Row(f"PyTorch {precision}, {name}", batch, theirs * 1e3, theirs / mine, peak),
     )
     return Report(
@@ -220,12 +217,19 @@ def measure_gpu(
         len(placed),
         len(images),
         repeats,
-        float(difference / np.abs(expected).max()),
-        float(difference / change) if change else 0.0,
+        *errors(result, chosen[checked], expected),
+        plan.options.stated_tolerance,
         plan.subject().multiply_adds.fewer,
         rows,
         {**machine(), "gpu": _name(device), "precision": precision},
     )
+
+
+def _bytes(engine: object) -> int | None:
+    """What a plan takes at the batch at which memory is compared; None elsewhere than on a GPU."""
+    if not isinstance(engine, CudaEngine):
+        return None
+    return engine.bytes_at(min(MEMORY_BATCH, engine.queries))
 
 
 def best_of(ways: dict[tuple[str, int], Callable[[], float]], dense: Dense) -> tuple[str, int]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from kqo.api import CompiledPlan
+    from kqo.runtime.result import Result
 
 Array = NDArray[np.float32]
 MEMORY_BATCH = 16
@@ -68,6 +69,7 @@ class Report:
         repeats: timed rounds; figures are their medians.
         error: largest difference from PyTorch at the sampled queries, over the largest output.
         change_error: the same over the largest change of an output by a query.
+        tolerance: what the plan promises of the first of the two.
         bound: how many times fewer multiply-adds the plan needs than full re-inference, both by
             direct convolution.
         rows: the plan first.
@@ -80,13 +82,23 @@ class Report:
     repeats: int
     error: float
     change_error: float
+    tolerance: float
     bound: float
     rows: tuple[Row, ...]
     machine: dict[str, Any]
 
+    @property
+    def within_tolerance(self) -> bool:
+        """Whether the plan keeps its promise; NaN does not."""
+        return self.error <= self.tolerance
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        return {**asdict(self), "within_tolerance": self.within_tolerance}
+
+    @property
+    def _broken(self) -> str:
+        return "" if self.within_tolerance else f": ABOVE THE STATED {self.tolerance:.0e}"
 
     def table(self) -> Table:
         """For people, on a terminal."""
@@ -98,8 +110,8 @@ class Report:
                 f"Medians of {self.repeats}. Dense engines ran {self.sampled} positions at their"
                 " best batch size; their whole grid is that time for every position. Worst error"
                 f" {self.error:.1e} of the largest output, {self.change_error:.1e} of the largest"
-                f" change. The bound is {self.bound:.1f}x fewer multiply-adds; its column says"
-                " what share of it the ratio is."
+                f" change{self._broken}. The bound is {self.bound:.1f}x fewer multiply-adds; its"
+                " column says what share of it the ratio is."
             ),
         )
         table.add_column("engine")
@@ -173,8 +185,6 @@ def measure(
             timing = time_engine(engine, images[checked], best[engine.name])
             seconds[engine.name].append(timing.seconds)
     expected = np.concatenate([dense.run(images[i : i + 1]) for i in checked])
-    difference = np.abs(result.scores[chosen[checked]] - expected).max()
-    change = np.abs(expected - result.original).max()
     own = statistics.median(seconds["kqo"])
     rows = [Row("kqo", None, own * 1e3, None, peaks["kqo"])]
     for engine in engines:
@@ -188,12 +198,23 @@ def measure(
         len(placed),
         len(checked),
         repeats,
-        float(difference / np.abs(expected).max()),
-        float(difference / change) if change else 0.0,
+        *errors(result, chosen[checked], expected),
+        plan.options.stated_tolerance,
         plan.subject().multiply_adds.fewer,
         tuple(rows),
         machine(),
     )
+
+
+def errors(
+    result: Result, queries: NDArray[np.int64], expected: NDArray[Any]
+) -> tuple[float, float]:
+    """The largest difference of a result from what is expected at some queries, over the largest
+    output and over the largest change of an output."""
+    difference = np.abs(result.scores[queries] - expected).max()
+    change = np.abs(expected - result.original).max()
+    relative = float(difference / change) if change else 0.0
+    return float(difference / np.abs(expected).max()), relative
 
 
 def machine() -> dict[str, Any]:

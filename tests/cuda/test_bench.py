@@ -7,8 +7,11 @@ import pytest
 import torch
 
 import kqo
+from kqo.bench import gpu
 from kqo.bench.gpu import Dense, _or_compiled, best_of, measure_gpu, products_in
-from tests.cuda.planned import Everything
+from kqo.bench.report import Report, Row
+from tests.cuda.host import HostDevice, has_compiler
+from tests.cuda.planned import Everything, everything
 from tests.unit.lowering import noise
 
 
@@ -29,8 +32,28 @@ def test_measure_gpu_reports_both_engines():
     )
     assert [row.engine for row in report.rows] == ["kqo", "PyTorch float32, eager"]
     assert report.rows[1].batch in (1, 4) and report.rows[1].ratio > 0
-    assert report.error < 1e-5
+    assert report.error < 1e-5 == report.tolerance and report.to_dict()["within_tolerance"]
+    assert report.rows[0].peak is None
     assert report.positions == len(workload.resolve((3, 32, 32)))
+
+
+def test_errors_above_the_stated_tolerance_are_said():
+    row = Row("kqo", 1, 1.0, None, 1000)
+    about = ("net", 4, 2, 1)
+    for error, tolerance, said in ((1e-6, 1e-5, False), (2e-5, 1e-5, True), (np.nan, 1, True)):
+        report = Report(*about, error, 0.1, tolerance, 2.0, (row,), {})
+        assert ("ABOVE THE STATED" in str(report.table().caption)) == said
+        assert report.to_dict()["within_tolerance"] != said
+
+
+@pytest.mark.skipif(not has_compiler(), reason="needs g++")
+def test_memory_is_that_of_batch_128_or_of_all_queries(tmp_path, monkeypatch):
+    case = everything()
+    engine = case.engine(HostDevice(tmp_path), batch=3)
+    for most, batch in ((128, engine.queries), (5, 5)):
+        monkeypatch.setattr(gpu, "MEMORY_BATCH", most)
+        assert gpu._bytes(engine) == engine.bytes_at(batch)
+    assert gpu._bytes(case.compiled.engine) is None
 
 
 def test_ways_that_do_not_fit_are_left_out():

@@ -33,6 +33,8 @@ class Capacities:
         self.each = [per_batch(count, batch) for count in self.counts]
         self.most = [int(each.max()) for each in self.each]
         self.of = regions.of
+        tables = [*regions.tables, *(regions.tables[r] for r, _ in program.tilings)]
+        self._region_words = sum(r.rows.size * (2 * len(r.positions) + 1) for r in tables)
         self.itemsize = np.dtype(program.stored).itemsize
 
     def items(self, extent: Extent) -> int:
@@ -60,9 +62,9 @@ class Capacities:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of rows, row numbers and scratch, without constants and results."""
-        numbers = 2 * sum(self.most) + sum(self.scratch().values())
-        return self.itemsize * self.layout.elements + WORD * numbers
+        """Bytes of rows, region tables, row numbers and scratch, without constants and results."""
+        words = 2 * sum(self.most) + sum(self.scratch().values()) + self._region_words
+        return self.itemsize * self.layout.elements + WORD * words
 
 
 class Buffers:
