@@ -1,17 +1,15 @@
 """Train the demonstration's model and write its assets: ``python -m kqo.demo.train``.
 
-The images are made from seeds, flipped and turned at random, and partly hidden behind flat patches.
-The target is the share of the defect that is in sight: hiding a third of a scratch moves a third of
-the probability to ``none``, and hiding anything else moves nothing. So the network learns that a
-flat patch is no defect, and the drop of a class score under occlusion says what it should: how much
-of the defect was here.
+The images are made from seeds. Patches hide parts of them (:mod:`kqo.demo.fit`), so that the
+network learns that a flat patch is no defect, and the drop of a class score under occlusion says
+what it should: how much of the defect was here.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -20,12 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from kqo.demo.fit import Augmented, fit
 from kqo.demo.images import ASSETS, write_images
 from kqo.demo.model import SurfaceNet, load_model, save_model
 from kqo.demo.preprocessing import preprocess
 from kqo.demo.surface import CLASSES, HELD_OUT_SEED, SIZE, TRAINING_SEED, Sample, generate
-
-Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 CROP = 64
 """Side, in pixels, of the crops in the first part of the training."""
@@ -37,67 +34,9 @@ def make_samples(seeds: Sequence[int], processes: int = 2) -> list[Sample]:
         return list(pool.map(generate, seeds, chunksize=64))
 
 
-def occlude(rng: np.random.Generator, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
-    """Hide a random square of a preprocessed image (3, H, W) in place.
-
-    Three in five of the squares are placed on the defect, where there is one. Most squares have the
-    mean colour, the others any flat colour.
-
-    Returns:
-        The fraction of the defect that is still in sight; 1 where there is none.
-    """
-    rows, columns = np.nonzero(mask)
-    if rows.size and rng.random() < 0.6:
-        if rng.random() < 0.5:
-            cy, cx = (rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2
-        else:
-            pick = rng.integers(rows.size)
-            cy, cx = rows[pick], columns[pick]
-        extent = int(max(np.ptp(rows), np.ptp(columns)))
-        side = int(rng.integers(8, extent + 14))
-    else:
-        cy, cx = rng.integers(0, mask.shape[0], 2)
-        side = int(rng.integers(8, 56))
-    top, left = max(0, int(cy) - side // 2), max(0, int(cx) - side // 2)
-    rectangle = np.s_[top : top + side, left : left + side]
-    fill = np.zeros(3) if rng.random() < 0.7 else rng.uniform(-1.5, 1.5) + rng.normal(0, 0.2, 3)
-    image[:, rectangle[0], rectangle[1]] = fill.astype(np.float32)[:, None, None]
-    return 1 - np.count_nonzero(mask[rectangle]) / rows.size if rows.size else 1.0
-
-
-def crop_start(rng: np.random.Generator, sample: Sample, crop: int) -> tuple[int, int]:
-    """Top and left of a random crop that contains the whole defect, if there is one."""
-    rows, columns = np.nonzero(sample.mask)
-    start = []
-    for at in (rows, columns):
-        last = SIZE - crop
-        low, high = (max(0, at.max() + 1 - crop), min(at.min(), last)) if at.size else (0, last)
-        start.append(int(rng.integers(min(low, high), max(low, high) + 1)))
-    return start[0], start[1]
-
-
-def batches(
-    rng: np.random.Generator, samples: Sequence[Sample], size: int, crop: int
-) -> Iterator[Batch]:
-    """One epoch of augmented batches: inputs (size, 3, crop, crop) and targets (size, 4).
-
-    A target is a distribution over the classes.
-    """
-    order = rng.permutation(len(samples))
-    for first in range(0, len(order) - size + 1, size):
-        inputs = np.empty((size, 3, crop, crop), dtype=np.float32)
-        targets = np.zeros((size, len(CLASSES)), dtype=np.float32)
-        for row, index in enumerate(order[first : first + size]):
-            sample = samples[index]
-            top, left = crop_start(rng, sample, crop)
-            cut = np.s_[top : top + crop, left : left + crop]
-            image = preprocess(sample.image[cut])[0]
-            seen = occlude(rng, image, sample.mask[cut]) if rng.random() < 0.65 else 1.0
-            targets[row, sample.label] += seen
-            targets[row, 0] += 1 - seen
-            turned = np.rot90(image, int(rng.integers(4)), axes=(1, 2))
-            inputs[row] = turned[:, :, ::-1] if rng.random() < 0.5 else turned
-        yield inputs, targets
+def augmented(samples: Sequence[Sample]) -> Augmented:
+    """The samples as the training sees them."""
+    return Augmented(samples, len(CLASSES), preprocess, hidden=0.65)
 
 
 def train(
@@ -117,34 +56,8 @@ def train(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = SurfaceNet()
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loss_of = nn.CrossEntropyLoss(label_smoothing=0.05)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
-    steps = epochs * (len(samples) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    for epoch in range(epochs):
-        began, total, right, count = time.perf_counter(), 0.0, 0, 0
-        crop = CROP if epoch < 3 * epochs // 4 else SIZE
-        model.train()
-        for inputs, targets in batches(rng, samples, batch, crop):
-            x = torch.from_numpy(inputs).to(memory_format=torch.channels_last)
-            y = torch.from_numpy(targets)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                logits = model(x)
-            loss = loss_of(logits.float(), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.item() * len(y)
-            right += int((logits.argmax(1) == y.argmax(1)).sum())
-            count += len(y)
-        seconds = time.perf_counter() - began
-        print(
-            f"epoch {epoch + 1}/{epochs}  loss {total / count:.4f}"
-            f"  accuracy {right / count:.3f}  {count / seconds:.0f} images/s",
-            flush=True,
-        )
+    crops = [CROP if epoch < 3 * epochs // 4 else SIZE for epoch in range(epochs)]
+    fit(model, augmented(samples), crops, rng, batch=batch, rate=rate, bfloat16=bfloat16)
     return model.eval()
 
 

@@ -11,6 +11,7 @@ import torch
 
 import kqo.demo
 from kqo.demo import CLASSES, MEAN, SIZE, STD, generate, load_images, load_model, preprocess
+from kqo.demo.fit import crop_start, occlude
 from kqo.demo.images import ASSETS, SHIPPED, write_images
 from kqo.demo.model import SurfaceNet
 from kqo.demo.model import load_model as load_weights
@@ -19,9 +20,7 @@ from kqo.demo.textures import TEXTURES
 from kqo.demo.train import (
     CROP,
     accuracy,
-    batches,
-    crop_start,
-    occlude,
+    augmented,
     occlusion_drop,
     points_at_defect,
     save_model,
@@ -183,7 +182,7 @@ def test_occluding_tells_how_much_of_the_defect_is_in_sight(seed: int) -> None:
 
 def test_targets_are_distributions_over_none_and_the_label() -> None:
     samples = [generate(seed) for seed in range(FRESH_SEED, FRESH_SEED + 16)]
-    inputs, targets = next(batches(np.random.default_rng(0), samples, 16, CROP))
+    inputs, targets = next(augmented(samples).batches(np.random.default_rng(0), 16, CROP))
     assert inputs.shape == (16, 3, CROP, CROP)
     assert np.allclose(targets.sum(axis=1), 1)
     assert targets.min() >= 0
@@ -195,7 +194,7 @@ def test_crops_contain_the_defect() -> None:
     rng = np.random.default_rng(0)
     for seed in range(FRESH_SEED, FRESH_SEED + 16):
         sample = generate(seed)
-        top, left = crop_start(rng, sample, CROP)
+        top, left = crop_start(rng, sample.mask, CROP)
         assert 0 <= top <= SIZE - CROP
         assert 0 <= left <= SIZE - CROP
         assert sample.mask[top : top + CROP, left : left + CROP].sum() == sample.mask.sum()
@@ -211,7 +210,7 @@ def test_training_learns_and_saves_what_it_learned(tmp_path, capsys) -> None:
     assert np.mean(losses[5:]) < losses[0] - 0.3
     save_model(trained, tmp_path / "w.safetensors")
     loaded = load_weights(tmp_path / "w.safetensors")
-    inputs, _ = next(batches(np.random.default_rng(1), samples, 4, SIZE))
+    inputs, _ = next(augmented(samples).batches(np.random.default_rng(1), 4, SIZE))
     with torch.inference_mode():
         assert torch.allclose(
             loaded(torch.from_numpy(inputs)), trained(torch.from_numpy(inputs)), atol=1e-5

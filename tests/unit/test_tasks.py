@@ -19,13 +19,13 @@ from kqo.bench.tasks.networks import (
 from kqo.bench.tasks.task import SIZE, TASKS, task_named
 from kqo.bench.tasks.train import (
     accuracy,
-    batches,
-    crop_start,
+    augmented,
     finished,
     make_samples,
     prepared,
     train,
 )
+from kqo.demo.fit import crop_start
 from kqo.errors import ArgumentError, KqoError
 
 
@@ -126,7 +126,7 @@ def test_crops_hold_the_object(seed):
 def test_targets_are_distributions():
     task = TASKS["photographs"]
     samples = make_samples(task, 8, held_out=False)
-    inputs, targets = next(batches(np.random.default_rng(0), task, samples, 8, 128))
+    inputs, targets = next(augmented(task, samples).batches(np.random.default_rng(0), 8, 128))
     assert inputs.shape == (8, 3, 128, 128)
     assert np.allclose(targets.sum(axis=1), 1) and targets.min() >= 0
 

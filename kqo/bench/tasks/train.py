@@ -1,17 +1,15 @@
 """Train the evaluation's networks: ``python -m kqo.bench.tasks.train TASK NETWORK``.
 
-Images are mirrored and turned, and partly hidden behind flat patches; the target is the share of
-the object in sight, as in the demonstration's training (:mod:`kqo.demo.train`), so that the score
-of the class falls where the object is hidden. The first part of the training sees crops. VGG16 is
-trained with a batch norm after each convolution, which is folded into it at the end: the network
-has the zoo's layers.
+Training goes as that of the demonstration's model (:mod:`kqo.demo.fit`). Its first part sees crops.
+VGG16 is trained with a batch norm after each convolution, which is folded into it at the end: the
+network has the zoo's layers.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,9 +23,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from kqo.bench.tasks.networks import NETWORKS, WEIGHTS, build, load_network, save_network
 from kqo.bench.tasks.sample import Sample
 from kqo.bench.tasks.task import SIZE, TASKS, Task, task_named
-from kqo.demo.train import occlude, score
+from kqo.demo.fit import Augmented, fit
+from kqo.demo.train import score
 
-Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 Stages = Sequence[tuple[int, int]]
 
 STAGES = {
@@ -56,39 +54,9 @@ def make_samples(task: Task, count: int, *, held_out: bool, processes: int = 1) 
         return list(pool.map(make, range(count), chunksize=64))
 
 
-def crop_start(rng: np.random.Generator, mask: NDArray[np.bool_], crop: int) -> tuple[int, int]:
-    """Top and left of a random crop that holds the whole object, if there is one."""
-    rows, columns = np.nonzero(mask)
-    start = []
-    for at in (rows, columns):
-        last = SIZE - crop
-        low, high = (max(0, at.max() + 1 - crop), min(at.min(), last)) if at.size else (0, last)
-        start.append(int(rng.integers(min(low, high), max(low, high) + 1)))
-    return start[0], start[1]
-
-
-def batches(
-    rng: np.random.Generator, task: Task, samples: Sequence[Sample], size: int, crop: int
-) -> Iterator[Batch]:
-    """One epoch of augmented batches: inputs (size, 3, crop, crop), targets (size, classes).
-
-    A target is a distribution over the classes.
-    """
-    order = rng.permutation(len(samples))
-    for first in range(0, len(order) - size + 1, size):
-        inputs = np.empty((size, 3, crop, crop), dtype=np.float32)
-        targets = np.zeros((size, len(task.classes)), dtype=np.float32)
-        for row, index in enumerate(order[first : first + size]):
-            sample = samples[index]
-            top, left = crop_start(rng, sample.mask, crop)
-            cut = np.s_[top : top + crop, left : left + crop]
-            image = task.preprocess(sample.image[cut])[0]
-            seen = occlude(rng, image, sample.mask[cut]) if rng.random() < 0.6 else 1.0
-            targets[row, sample.label] += seen
-            targets[row, 0] += 1 - seen
-            turned = np.rot90(image, int(rng.integers(4)), axes=(1, 2))
-            inputs[row] = turned[:, :, ::-1] if rng.random() < 0.5 else turned
-        yield inputs, targets
+def augmented(task: Task, samples: Sequence[Sample]) -> Augmented:
+    """The samples as the training sees them."""
+    return Augmented(samples, len(task.classes), task.preprocess, hidden=0.6)
 
 
 def prepared(network: str, classes: int) -> nn.Module:
@@ -151,35 +119,17 @@ def train(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = prepared(network, len(task.classes))
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loss_of = nn.CrossEntropyLoss(label_smoothing=0.05)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
     crops = [crop for crop, epochs in stages for _ in range(epochs)]
-    steps = len(crops) * (len(samples) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    for epoch, crop in enumerate(crops):
-        began, total, right, count = time.perf_counter(), 0.0, 0, 0
-        model.train()
-        for inputs, targets in batches(rng, task, samples, batch, crop):
-            x = torch.from_numpy(inputs).to(memory_format=torch.channels_last)
-            y = torch.from_numpy(targets)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                logits = model(x)
-            loss = loss_of(logits.float(), y)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            total += loss.item() * len(y)
-            right += int((logits.argmax(1) == y.argmax(1)).sum())
-            count += len(y)
-        seconds = time.perf_counter() - began
-        print(
-            f"epoch {epoch + 1}/{len(crops)}  {crop}x{crop}  loss {total / count:.4f}"
-            f"  accuracy {right / count:.3f}  {count / seconds:.0f} images/s",
-            flush=True,
-        )
+    fit(
+        model,
+        augmented(task, samples),
+        crops,
+        rng,
+        batch=batch,
+        rate=rate,
+        bfloat16=bfloat16,
+        most_gradient=1.0,
+    )
     return finished(network, model, len(task.classes))
 
 
