@@ -222,7 +222,9 @@ def _module(subgraph: Subgraph, constants: Mapping[fx.Node, Constant]) -> fx.Gra
     made: dict[fx.Node, fx.Node] = {}
     for number, node in enumerate(subgraph.inputs):
         if node in constants:
-            root.register_buffer(f"constant{number}", constants[node].tensor.cpu())
+            # Constants that were lowered are of float64, whatever they are in the model.
+            kind = _computed(node.meta["val"].dtype)
+            root.register_buffer(f"constant{number}", constants[node].tensor.to("cpu", kind))
             made[node] = graph.get_attr(f"constant{number}")
         else:
             made[node] = graph.placeholder(f"input{number}")

@@ -128,3 +128,20 @@ class Signs(nn.Module):
 @pytest.mark.parametrize("without", [(), ("physical",), ("delta", "physical")])
 def test_signs_are_numbers(without: tuple[str, ...]) -> None:
     check(Signs(), (1, 6, 6), without=without)
+
+
+class Unfolded(nn.Module):
+    """Windows whose elements are kept, and worked on one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = self.conv(x).unfold(3, 3, 2).unfold(2, 2, 2)
+        return torch.cat([windows.exp().sum((-1, -2)).flatten(1), windows.amax(4).flatten(1)], 1)
+
+
+@pytest.mark.parametrize("without", [(), ("delta",), ("physical",)])
+def test_windows_that_are_kept(without: tuple[str, ...]) -> None:
+    check(Unfolded(), (2, 6, 7), without=without)

@@ -175,3 +175,17 @@ def test_attention_of_pytorchs_own_layers(encoder) -> None:
     model = Tokens(encoder).double().eval()
     plan = assert_answers(model, (noise(1, 3, 12, 12),), OCCLUSION)
     assert any(isinstance(node, Opaque) for node in plan.logical.nodes())
+
+
+class Folded(nn.Module):
+    """Writes into zeros of the input's type, which the exported graph makes on the way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        columns = nn.functional.unfold(x, 2, stride=2)
+        return nn.functional.fold(columns.square(), (8, 8), 2, stride=2).flatten(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_constants_have_the_type_that_they_have_in_the_model(dtype) -> None:
+    plan = assert_answers(Folded(), (noise(1, 3, 8, 8).to(dtype),), OCCLUSION)
+    assert [n.name for n in plan.logical.nodes() if isinstance(n, Opaque)] == ["torch_index_put"]
