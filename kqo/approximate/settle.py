@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from kqo.approximate.asking import check_grid
@@ -11,6 +11,7 @@ from kqo.approximate.grid import CoarseGrid, check_estimated
 from kqo.errors import ArgumentError
 from kqo.ir.plan import Plan
 from kqo.ir.text import format_plan
+from kqo.lang.region_builtins import ends_stage
 from kqo.options import Options
 from kqo.profile import Expected, Profile, Setting
 from kqo.runtime.planfile import checksum
@@ -41,12 +42,16 @@ def settle(
             options; drill-down of positions that do not fill a grid.
         ProfileError: a profile of another model or workload.
     """
+
+    def overlaid() -> Plan:
+        return workload.apply(plan)
+
     if options.profile is None and options.quality is None and options.speedup is None:
-        return _checked(options, plan, placed), None
+        return _checked(options, overlaid, placed), None
     if options.quality is not None and options.speedup is not None:
         raise ArgumentError("quality", "both quality and speedup", "one of them")
     if options.profile is None:
-        return _checked(_by_queries(options, placed), plan, placed), None
+        return _checked(_by_queries(options, placed), overlaid, placed), None
     if options.quality is None and options.speedup is None:
         raise ArgumentError("profile", "neither quality nor speedup with it", "one of them")
     if options.approximates:
@@ -61,7 +66,7 @@ def settle(
     else:
         assert options.speedup is not None
         point = profile.for_speedup(options.speedup)
-    settled = _checked(with_setting(options, point.setting), plan, placed)
+    settled = _checked(with_setting(options, point.setting), overlaid, placed)
     return settled, profile.expected(point)
 
 
@@ -83,9 +88,9 @@ def with_setting(options: Options, setting: Setting) -> Options:
     )
 
 
-def _checked(options: Options, plan: Plan, placed: Placed) -> Options:
+def _checked(options: Options, overlaid: Callable[[], Plan], placed: Placed) -> Options:
     if options.measures:
-        options = _measured(options, plan)
+        options = _measured(options, overlaid)
     if not options.drills:
         return options
     grid = check_grid(placed)
@@ -96,14 +101,15 @@ def _checked(options: Options, plan: Plan, placed: Placed) -> Options:
     return replace(options, target="numpy")
 
 
-def _measured(options: Options, plan: Plan) -> Options:
+def _measured(options: Options, overlaid: Callable[[], Plan]) -> Options:
     """Options for a plan that drops what hardly changed, which runs on the processor."""
     if isinstance(options.threshold, Mapping):
-        layers = {origin.layer for origin in plan.origins.values()}
-        unknown = [name for name in options.threshold if name not in layers]
+        origins = overlaid().origins.items()
+        stages = dict.fromkeys(origin.layer for node, origin in origins if ends_stage(node))
+        unknown = [name for name in options.threshold if name not in stages]
         if unknown:
-            accepted = "names of layers, as explain shows them"
-            raise ArgumentError("threshold", repr(unknown[0]), accepted)
+            accepted = f"poolings and residual sums: {', '.join(stages) or 'there are none'}"
+            raise ArgumentError("threshold", f"layer {unknown[0]!r}", accepted)
     if options.target == "cuda":
         raise ArgumentError("target", "'cuda' with a threshold", "'numpy' with a threshold")
     return replace(options, target="numpy")

@@ -11,12 +11,13 @@ from typing import Any
 from kqo.errors import ArgumentError
 from kqo.ir.boxes import Boxes
 from kqo.ir.plan import Plan
-from kqo.ir.region import is_clipped, shrinks
+from kqo.ir.region import Shrink, is_clipped
 from kqo.planner.choose import Chooser
 from kqo.planner.cost import work
 from kqo.planner.estimate import Prediction, predict, reinference_seconds
 from kqo.planner.physical import PhysicalPlan
 from kqo.planner.rates import Rates
+from kqo.planner.shrink import measured
 from kqo.profile import Expected, Setting
 from kqo.rewrite.trace import Application, Trace
 
@@ -122,20 +123,23 @@ class Subject:
     drill: DrillDown | None = None
     expected: Expected | None = None
 
+    @cached_property
+    def cut(self) -> tuple[Shrink, ...]:
+        """Regions that are cut as the plan runs, in its order."""
+        return tuple(measured(self.physical).values())
+
     @property
     def approximate(self) -> tuple[str, ...]:
         """What makes results approximate: rules and options with their parameters; else empty."""
         found = []
-        regions = [t.region for t in self.physical.tables if t.region is not None]
-        if any(map(is_clipped, regions)):
+        if any(t.region is not None and is_clipped(t.region) for t in self.physical.tables):
             found.append(f"ClipProjectiveField: tau = {self.approximations['tau']:g}")
-        cut = {part: part.threshold for region in regions for part in shrinks(region)}
-        if cut:
-            several = ", ".join(f"{part.layer} {value:g}" for part, value in cut.items())
-            same = len(set(cut.values())) == 1 and not isinstance(
-                self.approximations["threshold"], Mapping
-            )
-            used = f"{next(iter(cut.values())):g}" if same else several
+        if self.cut:
+            given = self.approximations["threshold"]
+            if isinstance(given, Mapping):
+                used = ", ".join(f"{part.layer} {part.threshold:g}" for part in self.cut)
+            else:
+                used = f"{given:g}"
             found.append(f"ClipByMagnitude: threshold = {used}")
         if self.drill is not None:
             found.append(f"drill-down: {self.drill.setting}")

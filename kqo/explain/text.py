@@ -100,6 +100,9 @@ def _head(subject: Subject, prediction: Prediction) -> list[str]:
         if subject.expected is not None:
             quality = str(subject.expected)
         lines.append(f"expected: {quality}; no bound on the error is known")
+    if subject.cut:
+        layers = ", ".join(dict.fromkeys(part.layer for part in subject.cut))
+        lines.append(f"regions are cut as it runs, behind {layers}; figures are for whole ones")
     macs = subject.multiply_adds
     moved = sum(
         estimate.work.gathered + estimate.work.streamed

@@ -146,12 +146,13 @@ def test_thresholds_by_layer() -> None:
     one = _plan("pooled", threshold={layers[0]: 0.3, layers[1]: 0.0})
     said = one.explain().splitlines()[0]
     assert f"(ClipByMagnitude: threshold = {layers[0]} 0.3)" in said
+    assert f"cut as it runs, behind {layers[0]}; figures" in one.explain()
     found = one.run(_image()).outputs["output"]
     np.testing.assert_allclose(found, _meant(one, _image()), atol=1e-9)
     assert np.abs(found - every.run(_image()).outputs["output"]).max() > 1e-6
     document = json.loads(one.explain(format="json"))
     assert document["approximations"] == {"threshold": {layers[0]: 0.3, layers[1]: 0.0}}
-    with pytest.raises(ArgumentError, match="'no layer'; accepted: names of layers"):
+    with pytest.raises(ArgumentError, match=r"layer 'no layer'; accepted: poolings.*: 2, 5"):
         _plan("pooled", threshold={"no layer": 0.3})
 
 
