@@ -105,6 +105,10 @@ def _check_mode(model: nn.Module) -> None:
         if module.training:
             what = f"module {name!r} in training mode" if name else "a model in training mode"
             raise ArgumentError("model", what, "a model in eval mode", hint="call model.eval()")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            what = f"{name} on the meta device, which holds no values"
+            raise ArgumentError("model", what, "a model with its weights loaded")
 
 
 def _check_inputs(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -32,7 +32,7 @@ class Reinference:
 
     def _versions(self) -> tuple[tuple[int, int], ...]:
         tensors = (*self._module.parameters(), *self._module.buffers())
-        return tuple((t.data_ptr(), t._version) for t in tensors)
+        return tuple((t.data_ptr(), -1 if t.is_inference() else t._version) for t in tensors)
 
     @property
     def is_current(self) -> bool:

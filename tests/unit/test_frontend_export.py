@@ -185,6 +185,13 @@ def test_training_mode_names_the_module() -> None:
         lower(model, (noise(1, 4).float(),))
 
 
+def test_weights_without_values_are_named() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3)).eval()
+    with pytest.raises(ArgumentError, match=r"got 0\.weight on the meta device"):
+        lower(model, (IMAGE,))
+
+
 def test_files_that_are_no_programs(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="exists"):
         lower(tmp_path / "no.pt2")

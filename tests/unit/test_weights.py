@@ -114,6 +114,14 @@ def test_tensors_of_every_kind_are_looked_at():
             weights.check()
 
 
+def test_a_model_made_in_inference_mode():
+    with torch.inference_mode():
+        model = model_of()
+        plan = plan_of(model)
+        wanted = model(torch.from_numpy(IMAGE)[None])[0].numpy()
+    np.testing.assert_allclose(plan.run(IMAGE).original, wanted, atol=1e-5)
+
+
 def test_a_deep_plan_is_pickled():
     layers = [layer for _ in range(200) for layer in (nn.Conv2d(1, 1, 1), nn.Sigmoid())]
     model = nn.Sequential(nn.Conv2d(3, 1, 1), *layers, nn.Flatten()).eval()
