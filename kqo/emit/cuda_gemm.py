@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kqo.emit import cuda_layout
+from kqo.emit.cuda_additive import Shares, is_additive, shares_of
 from kqo.emit.cuda_program import STAGES_ASYNC, Extent, Scratch
 from kqo.emit.cuda_rows import Frame, at, split
 from kqo.emit.cuda_step import (
@@ -104,6 +105,7 @@ def render_product(
     deep: int,
     wide: int,
     values: dict[str, object],
+    shares: Shares | None = None,
 ) -> str:
     """The template of products with everything filled in that follows from the sizes."""
     slab = slab_of(writing.precision)
@@ -132,6 +134,9 @@ def render_product(
         functions=frame.head,
         signature=frame.signature,
         prologue=frame.setup,
+        additive=shares is not None,
+        first_delta=shares.first_delta if shares else "",
+        shares=shares.shares if shares else "",
         **values,
     )
 
@@ -162,6 +167,17 @@ def gather_gemm(writing: Writing) -> None:
     rows = {j: f"rows{j}[m]" for j in finish.rows}
     frame.functions.append(finish.function())
     index = 4 * tile.rows * (taps + len(finish.rows))
+    shares = None
+    if is_additive(writing, window, deep, slab):
+        kernel = str(next(arg.ref for arg in frame.args if arg.kind == "constant"))
+        sizes = {"deep": deep, "wide": wide, "slab": slab}
+        padded = -(-wide // tile.columns) * tile.columns
+        shares = shares_of(writing, frame, window, kernel=kernel, padded=padded, **sizes)
+        index += shares.nbytes(taps, tile.columns)
+
+    def total(e: str, n: str) -> str:
+        return f"acc[i][j][{e}]" + (f" + kept[{n} - first_column]" if shares else "")
+
     text = render_product(
         writing,
         frame,
@@ -170,7 +186,7 @@ def gather_gemm(writing: Writing) -> None:
         deep=deep,
         wide=wide,
         values={
-            "title": writing.title(),
+            "title": writing.title() + (", additive" if shares else ""),
             "count": count,
             "index_bytes": index,
             "row_operands": list(finish.rows),
@@ -185,9 +201,10 @@ def gather_gemm(writing: Writing) -> None:
             "target": target,
             "stride": frame.stride,
             "left_stride": deep,
-            "epilogue_0": finish.call("acc[i][j][e]", "n", rows),
-            "epilogue_1": finish.call("acc[i][j][e + 1]", "n + 1", rows),
+            "epilogue_0": finish.call(total("e", "n"), "n", rows),
+            "epilogue_1": finish.call(total("e + 1", "n + 1"), "n + 1", rows),
         },
+        shares=shares,
     )
     writing.add(
         frame,

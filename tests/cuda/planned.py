@@ -46,6 +46,19 @@ class Everything(nn.Module):
         return self.head(nn.functional.avg_pool2d(x, 2).mean((2, 3)))
 
 
+class Flattened(nn.Module):
+    """A linear layer over all positions of a feature map, of which a window changes a few."""
+
+    def __init__(self, wide: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(6)
+            self.stem, self.head = nn.Conv2d(3, 32, 3, padding=1), nn.Linear(32 * 49, wide)
+
+    def forward(self, x):
+        return torch.sigmoid(self.head(torch.relu(self.stem(x)).flatten(1)))
+
+
 class Case:
     """A model compiled for occlusion, with its inputs."""
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import kqo
+from kqo.emit.cuda_additive import Shares
 from kqo.emit.cuda_gemm import MOST_TAPS, stages_of, tile_for
 from kqo.emit.cuda_program import Kernel
 from kqo.emit.cuda_step import opening, render
@@ -21,7 +22,7 @@ from kqo.options import PRECISIONS
 from kqo.runtime.cuda import cache, nvrtc
 from kqo.runtime.cuda.regions import bind_regions
 from kqo.runtime.engine import with_untouched
-from tests.cuda.planned import Case, everything, small
+from tests.cuda.planned import Case, Flattened, everything, small
 
 try:
     nvrtc.library()
@@ -84,6 +85,15 @@ def preprocessed(source: str, architecture: int) -> str:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_additive_products_compile(precision, architecture):
+    case = Case(Flattened(40).eval(), ((3, 7, 7),), 2)
+    named = {n: k for n, k in case.program(precision).kernels.items() if "hares" in k.source}
+    assert len(named) == 2
+    compile_for(named, architecture)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_winograd_and_the_binders_compile(case, architecture):
     plan = case.compiled.physical
     regions = bind_regions(plan, with_untouched(case.changed))
@@ -119,11 +129,12 @@ def test_tensor_core_kernels_keep_their_sums_in_registers(case, precision, archi
 def test_products_fit_the_shared_memory_of_every_gpu(precision):
     """Row numbers of all taps and of a few operands, beside slices under way: 99 KiB on compute
     capability 8.6, 64 KiB on 7.5."""
-    operands = 8
+    operands = 6
     for taps in range(1, MOST_TAPS + 1):
         for wide in (8, 32, 48, 64, 96, 128, 512):
             tile = tile_for(wide, taps, 100)
             numbers, stage = 4 * tile.rows * (taps + operands), tile.stage_bytes(precision)
+            numbers += Shares.nbytes(taps, tile.columns)
             sizes = {"shared": numbers, "shared_stage": stage, "stages": stages_of(precision)}
             kernel = Kernel("", "", 256, **sizes)
             assert kernel.shared_bytes(86) <= 99 << 10 and kernel.shared_bytes(75) <= 64 << 10

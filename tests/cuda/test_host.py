@@ -17,7 +17,7 @@ from kqo.runtime.cuda.target import on_gpu
 from kqo.runtime.timing import Timings
 from tests import models
 from tests.cuda.host import HostDevice, has_compiler
-from tests.cuda.planned import SMALL_ZOO, Case, Everything, everything, small
+from tests.cuda.planned import SMALL_ZOO, Case, Everything, Flattened, everything, small
 from tests.unit.lowering import noise
 
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="needs g++")
@@ -389,4 +389,36 @@ def test_groups_take_in_what_follows(folder, monkeypatch, most):
     products = [k for k in engine.program.kernels.values() if ", 3 groups" in k.source]
     assert bool(products) == (most == 128)
     assert "grouped_gemm" in {step.form for step in engine.plan.steps}
+    assert case.error(engine) < EXACT
+
+
+@pytest.mark.parametrize(
+    ("precision", "capability", "wide"),
+    [("float32", 80, 9), ("tf32", 80, 70), ("float16", 80, 40), ("float16", 70, 40)],
+)
+def test_a_linear_layer_multiplies_only_what_changed(folder, precision, capability, wide):
+    case = Case(Flattened(wide).eval(), ((3, 7, 7),), 2, 1)
+    device = HostDevice(folder, capability)
+    engine = case.engine(device, precision, batch=20)
+    (shares,) = (launch for launch in engine.program.views if "shares" in launch.kernel)
+    assert case.error(engine) < max(EXACT, PRECISIONS[precision])
+    # What the view gives at other positions comes from the shares alone.
+    name = engine.program.kernels[shares.kernel].name
+    launch = device.launch
+
+    def without_shares(function, *rest):
+        if name not in function.__name__:
+            launch(function, *rest)
+
+    device.launch = without_shares
+    engine._buffers.scratch[f"shares{shares.step}"][:] = 0
+    assert case.error(engine) > max(EXACT, PRECISIONS[precision])
+
+
+def test_a_linear_layer_over_few_features_is_a_plain_product(folder):
+    """Its slices would hold features of several positions."""
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Flatten(), nn.Linear(6 * 49, 5)).eval()
+    case = Case(model, ((3, 7, 7),), 2, 1)
+    engine = case.engine(HostDevice(folder))
+    assert not any("shares" in launch.kernel for launch in engine.program.views)
     assert case.error(engine) < EXACT
