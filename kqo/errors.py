@@ -76,7 +76,7 @@ class ProfileError(KqoError):
 
 
 class DeviceError(KqoError):
-    """A target that this machine does not have."""
+    """A target that this machine does not have, that cannot run a plan, or that failed."""
 
 
 class VerificationError(KqoError):
