@@ -68,10 +68,10 @@ def plain(writing: Writing) -> None:
     step, node = writing.step, writing.step.node
     frame = writing.frame()
     tail: Expr = V
-    operands: list[tuple[Node, int | None]] = []
+    operands: dict[int, tuple[Node, int | None]] = {}
     if isinstance(node, Physical):
         tail = node.tail
-        operands = [] if node.form == "concat" else operands_of(step)
+        operands = operands_of(step)
         node = stands_for(node)
     grouped = isinstance(step.node, Physical) and unnumbered(node)
     if isinstance(grouped, Group) and grouped is not node:

@@ -26,6 +26,7 @@ from kqo.emit.cuda_step import (
 )
 from kqo.ir.equations import equal
 from kqo.ir.nodes import Physical
+from kqo.ir.physical import concatenated
 from kqo.ir.schema import names, shape
 from kqo.ir.window import Window, roles
 
@@ -279,7 +280,8 @@ def concat(writing: Writing) -> None:
     step, node = writing.step, writing.step.node
     assert isinstance(node, Physical)
     frame = writing.frame()
-    parts = [writing.plan.tables[t] for t in step.sources if t is not None]
+    sources = (step.sources[0], *step.sources[2 : len(concatenated(node)) + 1])
+    parts = [writing.plan.tables[t] for t in sources if t is not None]
     there = [step.delta and part.id in writing.places for part in parts]
     if all(there):
         return
@@ -299,5 +301,5 @@ def concat(writing: Writing) -> None:
             body += [*(f"    {line}" for line in lines), "}"]
             reads.append((row, []))
         first += part.columns
-    finish = epilogue(writing, frame, [], node.tail)
+    finish = epilogue(writing, frame, operands_of(step), node.tail)
     _rows(writing, frame, finish, reads, body=indented(body, 2), vector=vector)

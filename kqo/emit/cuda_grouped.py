@@ -112,7 +112,7 @@ def grouped(writing: Writing) -> None:
     decode = [*frame.decode(), *(split("tap", window.taps) or ["(void)tap;"])]
     fused = isinstance(node, Physical)
     tail = node.tail if isinstance(node, Physical) else V
-    finish = epilogue(writing, frame, operands_of(step) if fused else [], tail)
+    finish = epilogue(writing, frame, operands_of(step) if fused else {}, tail)
     frame.functions.append(finish.function())
     operands = {j: f"rows{j}[m]" for j in finish.rows}
     column = f"(int)(blockIdx.z * {wide}) + n"

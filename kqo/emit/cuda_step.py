@@ -17,6 +17,7 @@ from kqo.emit.cuda_place import Place
 from kqo.emit.cuda_program import STAGES, STAGES_ASYNC, Collected, Extent, Launch, Shapes
 from kqo.emit.cuda_rows import ZERO, Frame, at, natural
 from kqo.ir.nodes import Domain, Node, Physical
+from kqo.ir.physical import epilogue_operands
 from kqo.ir.plan import Array
 from kqo.ir.scalar import Expr, format_expr
 from kqo.ir.schema import features, shape, size
@@ -199,18 +200,19 @@ class Epilogue:
 
 
 def epilogue(
-    writing: Writing, frame: Frame, operands: list[tuple[Node, int | None]], tail: Expr
+    writing: Writing, frame: Frame, operands: Mapping[int, tuple[Node, int | None]], tail: Expr
 ) -> Epilogue:
     """The epilogue of a step, with its operands as parameters of the kernel.
 
     Args:
         writing: the step.
         frame: of its kernel.
-        operands: nodes a0, a1, ..., each with the table that holds it, or None for a vector.
+        operands: nodes a0, a1, ... by number, each with the table that holds it, or None for a
+            vector.
         tail: expression over v and the operands.
     """
     found = Epilogue(tail)
-    for i, (operand, table) in enumerate(operands):
+    for i, (operand, table) in operands.items():
         if table is None and isinstance(operand, Domain):
             found.names[f"a{i}"] = "1.f"
             continue
@@ -237,8 +239,10 @@ def epilogue(
     return found
 
 
-def operands_of(step: Step) -> list[tuple[Node, int | None]]:
-    """The epilogue's operands of a physical step with the tables that hold them."""
+def operands_of(step: Step) -> dict[int, tuple[Node, int | None]]:
+    """The epilogue's operands of a physical step by their numbers, with the tables that hold
+    them."""
     node = step.node
     assert isinstance(node, Physical)
-    return list(zip(node.operands, step.sources[2:], strict=True))
+    found = {int(name[1:]): operand for name, operand in epilogue_operands(node).items()}
+    return {i: (operand, step.sources[i + 2]) for i, operand in found.items()}

@@ -20,6 +20,7 @@ from kqo.emit import kernels
 from kqo.emit.names import quoted, shown
 from kqo.emit.tail import HELPERS, helpers_in, tail_lines
 from kqo.ir.nodes import GROUPED, Const, Domain, Opaque, Physical
+from kqo.ir.physical import concatenated, epilogue_operands
 from kqo.ir.scalar import format_expr, variables
 from kqo.ir.schema import features, positions, shape, size
 from kqo.ir.window import group_products, roles, tiling
@@ -69,7 +70,9 @@ def _title(step: Step) -> str:
     }.get(step.form, step.form)
     into = f"{size(window.left_features)} to {wide} columns" if node.agg == "sum" else ""
     tail = "" if format_expr(node.tail) == "v" else f"then {format_expr(node.tail)}"
-    parts = [p for p in (f"{taps} window" if taps else "", f"{what} {node.agg}", into, tail) if p]
+    parts = [
+        p for p in (f"{taps} window" if taps else "", f"{what} {node.agg}".strip(), into, tail) if p
+    ]
     return ", ".join(parts)
 
 
@@ -78,14 +81,15 @@ def _operands(node: Physical) -> tuple[list[str], list[tuple[str, str]]]:
     fetch: list[str] = []
     constants: list[tuple[str, str]] = []
     used = variables(node.tail)
-    for i, operand in enumerate(node.operands):
-        if f"a{i}" not in used:
+    for name, operand in epilogue_operands(node).items():
+        if name not in used:
             continue
         if isinstance(operand, (Const, Domain)) and not positions(operand.schema):
-            constants.append((f"a{i}", kernels.vector(operand, kernels.columns_of(node))))
-            fetch.append(f'a{i} = k["a{i}"]')
+            constants.append((name, kernels.vector(operand, kernels.columns_of(node))))
+            fetch.append(f'{name} = k["{name}"]')
         else:
-            fetch.append(f'a{i} = w.gather(s.inputs[{i + 2}], a, z, "a{i}")')
+            number = int(name[1:]) + 2
+            fetch.append(f'{name} = w.gather(s.inputs[{number}], a, z, "{name}")')
     return fetch, constants
 
 
@@ -104,13 +108,15 @@ def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
             _templates().get_template(f"{step.form}.py.j2").render(), tuple(constants), _title(step)
         )
     if step.form == "concat":
-        tables = [plan.tables[t] for t in step.sources if t is not None]
-        ends = np.cumsum([t.columns for t in tables])
-        values["columns"] = [
-            (int(e) - t.columns, int(e)) for e, t in zip(ends, tables, strict=True)
-        ]
         assert isinstance(node, Physical)
-        lines = tail_lines(node.tail)
+        widths = [size(features(part.schema)) for part in concatenated(node)]
+        ends = np.cumsum(widths).tolist()
+        inputs = (0, *range(2, len(widths) + 1))
+        values["columns"] = [
+            (end - width, end, i) for end, width, i in zip(ends, widths, inputs, strict=True)
+        ]
+        fetch, constants = _operands(node)
+        lines = fetch + tail_lines(node.tail)
     else:
         assert isinstance(node, Physical)
         window = roles(node)

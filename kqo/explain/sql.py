@@ -288,8 +288,7 @@ class _Writer:
         source = f"({query}) AS s"
         keys = {name: column("s", name) for name in names(logical.schema)}
         values = {"v": "s.v"}
-        for i, operand in enumerate(epilogue_operands(node)):
-            alias = f"a{i}"
+        for alias, operand in epilogue_operands(node).items():
             axes = names(operand.schema)
             pairs = [(column(alias, n), keys[n]) for n in axes if n in keys]
             source += f"\n  JOIN {self._names[operand]} AS {alias} {alignment(pairs)}"

@@ -284,8 +284,8 @@ class _Run:
             made = self.evaluate(logical, found)
         values, there = self._full(made, node.schema)
         given = {"v": values}
-        for i, operand in enumerate(epilogue_operands(node)):
-            given[f"a{i}"], theirs = self._full(found[operand], node.schema)
+        for name, operand in epilogue_operands(node).items():
+            given[name], theirs = self._full(found[operand], node.schema)
             there = there & theirs
         result = _apply(node.tail, given).expand(self._extents(node.schema))
         return _Relation(names(node.schema), result, there)

@@ -35,7 +35,7 @@ from kqo.ir.nodes import (
     Slice,
     Union,
 )
-from kqo.ir.physical import stands_for, unnumbered
+from kqo.ir.physical import epilogue_operands, stands_for, unnumbered
 from kqo.ir.plan import Plan
 from kqo.ir.region import Region, Shrink
 from kqo.ir.region_mask import Box, Masked, changed_mask, region_mask, reorder
@@ -288,9 +288,10 @@ class _Run:
         """What the operator stands for, then its epilogue."""
         logical = stands_for(node)
         if isinstance(logical, Union):
-            found, operands = self._union(logical, [inputs[0], *inputs[2:]]), []
+            parts = len(logical.parts)
+            found = self._union(logical, [inputs[0], *inputs[2 : parts + 1]])
         else:
-            left, right, *operands = inputs
+            left, right = inputs[:2]
             below = unnumbered(logical)
             joined = below.input if isinstance(below, Group) else below
             assert isinstance(joined, Join)
@@ -301,9 +302,10 @@ class _Run:
                 found = self._rekey(logical, found)
         found = found.over(node.schema)
         values, present = {"v": found.values}, found.present
-        for i, operand in enumerate(operands):
+        names = epilogue_operands(node)
+        for name, operand in zip(names, inputs[len(inputs) - len(names) :], strict=True):
             aligned = operand.over(node.schema)
-            values[f"a{i}"] = aligned.values
+            values[name] = aligned.values
             present = present & aligned.present
         full = key_shape(node.schema, self._queries)
         return _Relation(

@@ -310,6 +310,6 @@ class _Checker:
             f"axes {format_axes(node.axes)}; it stands for a relation over {format_axes(axes)}",
         )
         operands = epilogue_operands(node)
-        for i, operand in enumerate(operands):
-            _check_within(operand.schema, node.schema, f"operand a{i}")
-        _check_expr(node.tail, ("v", *(f"a{i}" for i in range(len(operands)))))
+        for name, operand in operands.items():
+            _check_within(operand.schema, node.schema, f"operand {name}")
+        _check_expr(node.tail, ("v", *operands))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from kqo.ir.nodes import Const, Domain, Join, Map, Node, Rekey, Saved, Scan, Slice, Union
-from kqo.ir.scalar import Call, Expr, Num, Var, call, substitute
+from kqo.ir.plan import Array
+from kqo.ir.scalar import RELU, Call, Expr, Num, Var, call, substitute
 from kqo.ir.schema import Axes, Axis, has_query, names, size, without_query
 from kqo.lang import constants
 from kqo.lang.context import Context
@@ -187,6 +190,37 @@ def evaluate(context: Context, node: Node) -> Node:
     return context.fold(node)
 
 
+@builtin
+def is_ones(context: Context, node: Node) -> bool:
+    """Whether the values of a constant are known, and are 1 everywhere."""
+    if isinstance(node, Domain):
+        return True
+    if not isinstance(node, Const) or size(node.schema) > constants.LARGEST_EXPANSION:
+        return False
+    values = _known(context, node)
+    return values is not None and bool((values == 1).all())
+
+
+@builtin
+def is_finite(context: Context, node: Node) -> bool:
+    """Whether no value of a constant is known to be NaN or infinite."""
+    values = _known(context, node)
+    return values is None or bool(np.isfinite(values).all())
+
+
+def _known(context: Context, node: Node) -> Array | None:
+    try:
+        return constants.evaluate(node, context.known, context.folded)
+    except KeyError:
+        return None
+
+
+@builtin
+def shared(these: Names, those: Names) -> Names:
+    """The names among ``these`` that are also among ``those``."""
+    return tuple(name for name in these if name in those)
+
+
 # ---- scalar expressions --------------------------------------------------------------------------
 
 
@@ -194,6 +228,12 @@ def evaluate(context: Context, node: Node) -> Node:
 def compose(outer: Expr, inner: Expr) -> Expr:
     """``outer`` with ``inner`` in place of ``v``."""
     return constants.simplify(substitute(outer, {"v": inner}))
+
+
+@builtin
+def is_relu(fn: Expr) -> bool:
+    """Whether the expression is ``max(v, 0)``."""
+    return fn == RELU
 
 
 @builtin

@@ -20,6 +20,7 @@ class Context:
         readers: number of readers of a node, counted from the plan's roots. It may say too many,
             never too few: a rule that needs a single reader then waits for the next pass.
         alternatives: the nodes known to be equal to a node, itself first.
+        known: values of the plan's constants, by name.
         folded: constants that rules introduced, by name: the constant nodes that they stand for.
             Values are computed once, at the end, for those that are still read.
         layer: name of the layer that a node came from; empty where that is not known.
@@ -29,6 +30,7 @@ class Context:
 
     readers: Callable[[Node], int]
     alternatives: Callable[[Node], tuple[Node, ...]] = lambda node: (node,)
+    known: Mapping[str, Array] = field(default_factory=dict)
     folded: dict[str, Node] = field(default_factory=dict)
     layer: Callable[[Node], str] = lambda node: ""
     consulted: bool = False

@@ -234,6 +234,23 @@ def is_pointwise(
 
 
 @builtin
+def mixes_all(on: Conditions, kernel: Node, source: Node, by: Names) -> bool:
+    """Whether every tuple of a kernel meets one tuple of a total source for each key of the result.
+
+    The conditions are plain equalities of axes of one extent: no window, which may reach beyond the
+    edge. The axes of the source that they leave free, and the kernel lacks, are grouped by.
+    """
+    weights, own = dict(kernel.schema), dict(without_query(source.schema))
+    return set(own) - {c.axis for c in on} - set(weights) <= set(by) and all(
+        isinstance(c, Affine)
+        and len(c.terms) == 1
+        and c == equal(c.axis, c.terms[0][1])
+        and weights.get(c.terms[0][1]) == own[c.axis]
+        for c in on
+    )
+
+
+@builtin
 def has_taps(node: Node) -> bool:
     """Whether an axis of the node counts the taps of a window, as below the Group of a window."""
     return any(is_tap(axis.name) for axis in node.schema)

@@ -32,6 +32,7 @@ from kqo.ir.nodes import (
     Union,
     walk,
 )
+from kqo.ir.physical import CONCAT, concatenated
 from kqo.ir.plan import Origin, Plan
 from kqo.ir.region import Region, Shrink
 from kqo.ir.scalar import Var
@@ -78,8 +79,8 @@ def needs_rows(node: Node) -> tuple[bool, ...]:
     """
     inputs = data_inputs(node)
     if isinstance(node, Physical):
-        concatenates = node.form == "concat"
-        return tuple(i == 0 or (concatenates and i > 1) for i in range(len(inputs)))
+        parts = len(concatenated(node)) if node.form == CONCAT else 1
+        return tuple(i == 0 or 1 < i <= parts for i in range(len(inputs)))
     if isinstance(node, (Group, Join)):
         return (False,) * len(inputs)
     return (True,) * len(inputs)
@@ -197,7 +198,8 @@ class Chooser:
 
     def _form_rule(self, node: Physical) -> str:
         """Name of the rule that added the form, before others fused an epilogue into it."""
-        bare = replace(node, tail=Var("v"), operands=())
+        parts = concatenated(node)[1:] if node.form == CONCAT else ()
+        bare = replace(node, tail=Var("v"), operands=parts)
         return self.memo.rule_of(bare) or self.memo.rule_of(node) or ""
 
     def is_sliced(self, node: Node) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from kqo.ir.nodes import GROUPED, Const, Domain, Group, Join, Node, Physical
+from kqo.ir.physical import CONCAT, concatenated
 from kqo.ir.scalar import Call, Expr, Num, Var
 from kqo.ir.schema import features, positions, size
 from kqo.ir.window import Window, group_products, roles, tiling
@@ -197,7 +198,8 @@ def work(
     inputs = node.inputs
     if moved is None:
         moved = (not window.pointwise, *([False] * (len(inputs) - 1)))
-    extra = [wide for _, gathered in list(zip(inputs, moved, strict=True))[2:] if gathered]
+    parts = len(concatenated(node)) if isinstance(node, Physical) and form == CONCAT else 1
+    extra = [wide for gathered in moved[parts + 1 :] if gathered]
     base = Work(
         macs=macs_per_row(node) * rows,
         gather_rows=rows * len(extra),
@@ -356,12 +358,13 @@ def _taps(base: Work, node: Node, rows: int, *, taps: int, wide: int, tail: Pass
 
 
 def _concat(base: Work, node: Node, rows: int, moved: Sequence[bool]) -> Work:
-    parts = [n for n in node.inputs if not isinstance(n, Domain)]
-    gathered = [flag for n, flag in zip(node.inputs, moved, strict=True) if n in parts]
+    assert isinstance(node, Physical)
+    parts = concatenated(node)
+    gathered = (moved[0], *moved[2 : len(parts) + 1])
+    blocks = _blocks(rows, size(features(node.schema)) * 8)
     made = base
     for part, flag in zip(parts, gathered, strict=True):
         columns = size(features(part.schema))
-        blocks = _blocks(rows, size(features(node.schema)) * 8)
         made = _gathering(made, rows if flag else 0, columns, blocks * 2)
         made = replace(
             made,

@@ -9,7 +9,7 @@ whether it matches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from kqo.ir.equations import Affine, Condition, Ranged, equal
 from kqo.ir.nodes import (
     AGGREGATES,
     COMBINES,
+    Const,
     Domain,
     Group,
     Join,
@@ -40,6 +41,7 @@ from kqo.ir.schema import (
     is_position,
     is_tap,
     names,
+    shape,
     size,
     without_query,
 )
@@ -74,10 +76,11 @@ class _Windowed:
 class Directed(Builder):
     """Builds nodes that a pattern may match, over the entries of a random plan."""
 
-    def __init__(self, choices: Choices, deltas: bool, constant: Mapping[str, bool]) -> None:
+    def __init__(self, choices: Choices, deltas: bool, rule: ast.Rule) -> None:
         self._divisor = False
         super().__init__(choices, deltas, DYADIC_MAPS, RANKS)
-        self._constant = constant
+        self._constant = _guarded(rule, "is_const")
+        self._ones = _guarded(rule, "is_ones")
         self._bound: dict[str, Node] = {}
 
     def draw_values(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
@@ -102,7 +105,11 @@ class Directed(Builder):
         if isinstance(pattern, ast.Variable):
             if pattern.name not in self._bound:
                 wanted = self._constant.get(pattern.name)
-                self._bound[pattern.name] = self._relation(like, wanted)
+                ones = self._ones.get(pattern.name, False)
+                found = self._relation(like, wanted or ones)
+                if ones and isinstance(found, Const):
+                    self.constants[found.name] = np.ones(shape(found.axes))
+                self._bound[pattern.name] = found
             return self._bound[pattern.name]
         if isinstance(pattern, ast.NodePattern):
             build: Callable[[dict[str, ast.Pattern], Axes | None], Node] = getattr(
@@ -402,7 +409,7 @@ class Directed(Builder):
 
 def directed(choices: Choices, rule: ast.Rule) -> Instance | None:
     """A plan whose root the rule's pattern may match; None where the choices lead to none."""
-    builder = Directed(choices, choices.boolean(), _constants(rule))
+    builder = Directed(choices, choices.boolean(), rule)
     for _ in range(choices.integer(0, 3)):
         getattr(builder, choices.one_of(OPEN_STEPS))()
     try:
@@ -416,13 +423,13 @@ def directed(choices: Choices, rule: ast.Rule) -> Instance | None:
     return builder.instance("random", outputs, choices.integer(1, 2))
 
 
-def _constants(rule: ast.Rule) -> dict[str, bool]:
-    """The variables that a guard wants to be constants, or not to be."""
+def _guarded(rule: ast.Rule, fn: str) -> dict[str, bool]:
+    """The variables of which a guard wants the function to hold, or not to."""
     found = {}
     for step in rule.steps:
         for condition in step.conditions if isinstance(step, ast.Where) else ():
             call = condition.value if isinstance(condition, ast.Holds) else None
-            if isinstance(call, ast.Call) and call.fn == "is_const":
+            if isinstance(call, ast.Call) and call.fn == fn:
                 for variable in call.args:
                     if isinstance(variable, ast.Variable):
                         found[variable.name] = not condition.negated

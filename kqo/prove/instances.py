@@ -96,7 +96,7 @@ def _direct(
     for node in nodes:
         if node.op not in rule.roots:
             continue
-        context = Context(lambda n: readers.get(n, 1))
+        context = Context(lambda n: readers.get(n, 1), known=plan.constants)
         for made in rule.apply(node, context):
             folded = set(context.folded)
             values = context.values(folded, plan.constants, "float64")

@@ -71,7 +71,7 @@ class _Engine:
     def __init__(self, plan: Plan, rules: RuleSet, budget: int | None, check: bool) -> None:
         self.trace = Trace()
         self.origins: dict[Node, Origin] = dict(plan.origins)
-        self.context = Context(self._readers)
+        self.context = Context(self._readers, known=plan.constants)
         self._check = check
         self._plan = plan
         self._rules: dict[str, list[CompiledRule]] = {}

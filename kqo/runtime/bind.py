@@ -194,12 +194,10 @@ class Binder:
             bound = Bound(target, (), blocks, out)
             return bound
         if step.form == "concat":
-            inputs = tuple(
-                i for i in self._all_natural(step, step.node.inputs, out) if i is not None
-            )
+            read = self._all_natural(step, step.node.inputs, out)
             parts = self.parts_of(out.count * table.columns)
             blocks = row_blocks(out.count, table.columns * 8, parts=parts)
-            return Bound(target, inputs, blocks, out)
+            return Bound(target, read, blocks, out)
         assert isinstance(step.node, Physical)
         window = roles(step.node)
         agg = step.node.agg

@@ -10,6 +10,7 @@ from torch import nn
 import kqo
 from kqo.emit.cuda_grouped import merged
 from kqo.errors import ArgumentError, DeviceError
+from kqo.ir.scalar import V
 from kqo.ir.winograd import SIZES
 from kqo.options import PRECISIONS
 from kqo.runtime.cuda.engine import SHARE, CudaEngine
@@ -47,7 +48,7 @@ def reference_engine(case: Case, device: HostDevice, **options) -> CudaEngine:
 def test_every_form_equals_numpy(case, folder, capability):
     engine = reference_engine(case, HostDevice(folder, capability), batch=20)
     forms = {step.form for step in engine.plan.steps}
-    assert {"gather_gemm", "winograd", "taps", "rowwise", "concat", "patch"} <= forms
+    assert {"gather_gemm", "winograd", "taps", "concat", "patch"} <= forms
     assert len(range(0, engine.queries, engine.batch)) > 2
     assert case.error(engine) < EXACT
 
@@ -308,6 +309,34 @@ def test_parts_of_a_concatenation_are_written_in_place(folder, whole, precision)
     if whole:  # every branch changes at every position, so that nothing is copied
         assert len(set(placed.values())) == 1 and not launched & set(concatenations)
     assert bool(placed)
+    assert case.error(engine) < max(EXACT, PRECISIONS[precision])
+
+
+class Clipped(Branches):
+    """A concatenation whose rows are clipped, and added to others, as they are made."""
+
+    def __init__(self) -> None:
+        super().__init__(whole=False)
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            self.norm, self.last = nn.BatchNorm2d(12), nn.Conv2d(12, 4, 1)
+            self.norm.weight.data.normal_()
+            self.norm.bias.data.normal_()
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        three, pooled = self.three(torch.relu(self.two(x))), nn.functional.max_pool2d(x, 3, 1, 1)
+        y, beside = torch.cat([three, pooled], 1), torch.relu(self.one(x))
+        z = (torch.cat([x, three], 1) - beside) * beside
+        return (self.last(torch.relu(self.norm(y))) + z.mean(1, keepdim=True)).mean((2, 3))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_concatenation_ends_in_an_epilogue(folder, precision):
+    case = Case(Clipped().eval(), ((3, 8, 8),), 4, 2)
+    engine = case.engine(HostDevice(folder), precision)
+    tails = [s.node.tail for s in engine.plan.steps if s.form == "concat" and s.delta]
+    assert len(tails) == 2 and V not in tails
     assert case.error(engine) < max(EXACT, PRECISIONS[precision])
 
 

@@ -49,6 +49,14 @@ def _concat() -> nn.Module:
     return Apply("branches", join, nn.Conv2d(2, 3, 1), nn.Conv2d(2, 2, 3, padding=1))
 
 
+def _dense() -> nn.Module:
+    """A layer of a DenseNet: its scale goes into the kernel, its ReLU into the concatenation."""
+    layer = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 1))
+    with torch.no_grad():
+        layer[0].weight.copy_(torch.tensor([0.5, -1, 2, 0.25, 0.5]))
+    return nn.Sequential(_concat(), layer)
+
+
 def _head() -> nn.Module:
     pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), pooled, nn.Linear(6, 3), nn.Softmax(1))
@@ -70,6 +78,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str]]] =
     "groups": (_groups, (32, 12, 12), {"grouped_gemm"}),
     "residual": (_residual, (2, 12, 12), {"gather_gemm"}),
     "concat": (_concat, (2, 12, 12), {"concat"}),
+    "dense": (_dense, (2, 12, 12), {"concat", "gather_gemm"}),
     "head": (_head, (2, 12, 12), {"gather_gemm", "additive"}),
     "volume": (_volume, (2, 8, 8, 8), {"gather_gemm", "plain"}),
     "series": (_series, (2, 24), {"gather_gemm"}),
