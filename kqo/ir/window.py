@@ -7,6 +7,7 @@ window, which features are contracted. This module answers them once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -131,6 +132,13 @@ def roles(node: Node) -> Window:
     return window_of(node.inputs[0], Domain(()), (), (), by)
 
 
+def reach(condition: Affine, extents: Mapping[str, int | None]) -> tuple[int, int]:
+    """The least and the largest of what a condition's right side is, over axes of these extents."""
+    ends = [sorted((0, c * ((extents[name] or 1) - 1))) for c, name in condition.terms]
+    low, high = (condition.offset + sum(end[i] for end in ends) for i in (0, 1))
+    return low, high
+
+
 def always_finds(join: Join) -> bool:
     """Whether the conditions of a join bind only keys that the left relation has."""
     extents, source = dict(join.schema), dict(join.left.schema)
@@ -142,9 +150,7 @@ def always_finds(join: Join) -> bool:
             if any(lo < 0 or lo + taps > min(hi, extent) for lo, hi in pairs):
                 return False
             continue
-        ends = [sorted((0, c * ((extents[n] or 1) - 1))) for c, n in condition.terms]
-        low = condition.offset + sum(end[0] for end in ends)
-        high = condition.offset + sum(end[1] for end in ends)
+        low, high = reach(condition, extents)
         if condition.scale != 1 or low < 0 or high >= extent:
             return False
     return True

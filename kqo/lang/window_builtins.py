@@ -5,6 +5,7 @@ from __future__ import annotations
 from kqo.ir.equations import Affine, Condition, Ranged, equal
 from kqo.ir.nodes import Domain, Node, Rekey
 from kqo.ir.schema import Axes, Axis, extent_of, is_position, is_tap, names, size, without_query
+from kqo.ir.window import reach
 from kqo.lang.registry import Conditions, Names, builtin
 
 
@@ -273,9 +274,7 @@ def window_members(window: Conditions, source: Node, joined: Node, by: Names) ->
     for condition in window:
         if not isinstance(condition, Affine) or condition.scale != 1:
             return None
-        reads = [sorted((0, c * ((extents[n] or 1) - 1))) for c, n in condition.terms]
-        low = condition.offset + sum(r[0] for r in reads)
-        high = condition.offset + sum(r[1] for r in reads)
+        low, high = reach(condition, extents)
         if low < 0 or high >= extent_of(source.schema, condition.axis):
             return None
     return size(tuple(a for a in without_query(joined.schema) if a.name not in by))
