@@ -84,7 +84,8 @@ def shares_of(
     own = Frame(writing.plan, writing.shapes, source, varies=False)
     left = own.param("table", source.id, "const stored* __restrict__", "left")
     right = own.param("constant", kernel, "const stored* __restrict__", "right")
-    known = {a.name: at(a.name) for a in window.taps}
+    known = {a.name: "0" for a in writing.plan.tables[writing.step.table].positions}
+    known.update({a.name: at(a.name) for a in window.taps})
     row = own.finder(source.id, window.reads, known, ZERO, "row_of", moved=True)
     slice_of = f"(long long)(k / {slab} * {taps} + row)"
     place = (

@@ -444,6 +444,17 @@ def test_a_linear_layer_multiplies_only_what_changed(folder, precision, capabili
     assert case.error(engine) > max(EXACT, PRECISIONS[precision])
 
 
+@pytest.mark.parametrize("taps", [5, 7])
+def test_a_window_over_everything_is_additive_too(folder, taps):
+    """As in a fully convolutional head; with padding, some of its keys are missing."""
+    head = nn.Conv2d(32, 9, taps, stride=7, padding=1 if taps == 7 else 0)
+    model = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), head).eval()
+    case = Case(model, ((3, 7, 7),), 2, 1)
+    engine = case.engine(HostDevice(folder), batch=20)
+    assert any("shares" in launch.kernel for launch in engine.program.views)
+    assert case.error(engine) < EXACT
+
+
 def test_a_linear_layer_over_few_features_is_a_plain_product(folder):
     """Its slices would hold features of several positions."""
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Flatten(), nn.Linear(6 * 49, 5)).eval()

@@ -21,7 +21,7 @@ from kqo.runtime.cuda.device import CupyDevice, gpu_available
 from kqo.runtime.cuda.engine import CudaEngine
 from kqo.runtime.timing import Timings
 from tests import models
-from tests.cuda.planned import SMALL_ZOO, Case, Everything, everything, small
+from tests.cuda.planned import SMALL_ZOO, Case, Everything, Flattened, everything, small
 from tests.unit.lowering import noise
 
 pytestmark = [
@@ -51,6 +51,12 @@ def test_precisions_keep_their_tolerance(gpu, precision, batch):
     case = everything()
     error = case.error(case.engine(gpu, precision, batch=batch))
     assert error < max(EXACT, PRECISIONS[precision])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_linear_layers_multiply_only_what_changed(gpu, precision):
+    case = Case(Flattened(40).eval(), ((3, 7, 7),), 2, 1)
+    assert case.error(case.engine(gpu, precision)) < max(EXACT, PRECISIONS[precision])
 
 
 def random_model(channels: list[int], taps: list[int], strides: list[int], seed: int) -> nn.Module:
@@ -144,10 +150,11 @@ cupy.cuda.set_allocator(None)  # in a pool's block an access beyond an array is 
 
 from kqo.runtime.cuda.device import CupyDevice
 from kqo.runtime.cuda.engine import CudaEngine
-from tests.cuda.planned import everything
-case = everything()
+from tests.cuda.planned import Case, Flattened, everything
+case, linear = everything(), Case(Flattened(40).eval(), ((3, 7, 7),), 2, 1)
 for precision in ("float32", "tf32", "float16"):
     case.engine(CupyDevice(), precision, batch=20).run(case.arrays)
+    linear.engine(CupyDevice(), precision).run(linear.arrays)
 CudaEngine(case.compiled.physical, case.changed, device=CupyDevice()).run(case.arrays)
 """
 
