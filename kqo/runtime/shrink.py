@@ -144,7 +144,11 @@ class Moving:
             inside &= coordinate < hi[region.query, axis]
         left = np.flatnonzero(inside)
         if len(left) < region.count:
-            rows[: len(left)] = rows[left]
+            for a, z in row_blocks(len(left), table.columns * rows.itemsize):
+                block = workspace.array("x", (z - a, table.columns))
+                # Rows only move to the front: what a block overwrites no later one reads.
+                np.take(rows, left[a:z], axis=0, out=block, mode="clip")
+                rows[a:z] = block
             low = np.maximum(region.boxes.lo, lo[:, None])
             high = np.minimum(region.boxes.hi, hi[:, None])
             some = (high > low).all(axis=2, keepdims=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kqo.bench.evaluation.records import Setting
 
 EXACT = Setting("exact", "exact", {})
@@ -44,17 +46,23 @@ def enough() -> list[Setting]:
 
 
 def combined() -> list[Setting]:
-    """Krypton's settings for its images of retinas (r = 0.1), and its default, with regions cut by
-    tau and by what changed."""
-    drills = ({"step": 3, "share": 0.1}, {"step": 4, "share": 0.1}, {"step": 3, "share": 0.25})
-    found = []
-    for drill in (*drills, {"step": 3, "until": 0.7}):
-        name = ", ".join(f"{'r' if k == 'share' else k} {v:g}" for k, v in drill.items())
-        cuts = {"tau 0.7": (0.7, 0.0), "tau 0.5": (0.5, 0.0), "threshold 0.1": (1.0, 0.1)}
-        for cut, (tau, threshold) in {**cuts, "tau 0.5, threshold 0.2": (0.5, 0.2)}.items():
-            options = {"approximations": {"tau": tau}, "threshold": threshold, **drill}
-            found.append(Setting(f"{name}, {cut}", "combined", options))
-    return found
+    """Krypton's settings for its images of retinas (r = 0.1) and its default, and an estimated
+    similarity, with regions cut by tau, by what changed, and by both."""
+    cuts: dict[str, dict[str, Any]] = {
+        "tau 0.5": {"approximations": {"tau": 0.5}},
+        "threshold 0.2": {"threshold": 0.2},
+        "tau 0.5, threshold 0.2": {"approximations": {"tau": 0.5}, "threshold": 0.2},
+    }
+    drills: dict[str, dict[str, Any]] = {
+        "r 0.1": {"share": 0.1},
+        "r 0.25": {"share": 0.25},
+        "until 0.7": {"until": 0.7},
+    }
+    return [
+        Setting(f"step 3, {asked}, {cut}", "combined", {"step": 3, **drill, **options})
+        for asked, drill in drills.items()
+        for cut, options in cuts.items()
+    ]
 
 
 FAMILIES = {
