@@ -141,8 +141,17 @@ def test_what_the_driver_reports_is_a_device_error(opened):
     found.xp.cuda.runtime.memGetInfo = staticmethod(broken)
     with pytest.raises(DeviceError, match="illegal address"):
         found.free_bytes()
-    found.xp.cuda.Device = lambda number: broken()
-    with pytest.raises(DeviceError, match="illegal address"):
+
+
+@pytest.mark.parametrize("status", [2, 700])
+def test_a_gpu_that_cannot_be_opened_is_a_device_error(opened, status):
+    found = opened(lambda: 1.0)
+
+    def broken(number):
+        raise DriverError(status, "no room for a context")
+
+    found.xp.cuda.Device = broken
+    with pytest.raises(DeviceError, match="CuPy cannot compute on GPU 0: no room for a context"):
         device.CupyDevice()
 
 

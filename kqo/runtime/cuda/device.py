@@ -105,7 +105,7 @@ class CupyDevice:
             raise DeviceError(f"GPU {number}: this machine has {count}, counted from 0")
         self.xp = cupy
         self.out_of_memory: tuple[type[Exception], ...] = (MemoryError,)  # CuPy's is one
-        with _as_device_error(cupy):
+        with _usable(f"GPU {number}"):
             self._device = cupy.cuda.Device(number)
             self.capability = int(self._device.compute_capability)
             properties = cupy.cuda.runtime.getDeviceProperties(number)
@@ -117,16 +117,10 @@ class CupyDevice:
                 hint="target='numpy'",
             )
         nvrtc.library()  # what cannot compile is no device to plan for
-        try:
-            with self._device:
-                self._stream = cupy.cuda.Stream(non_blocking=True)
-                with self._stream:
-                    float((cupy.ones(2, dtype=cupy.float32) + 1).max())
-        except Exception as error:  # CuPy's compiler, its libraries and the driver have types each
-            raise DeviceError(
-                f"CuPy cannot compute on {self.name}: {_one_line(error)}",
-                hint="pip install 'kqo[cuda]' brings the headers and libraries that CuPy needs",
-            ) from None
+        with _usable(self.name), self._device:
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+            with self._stream:
+                float((cupy.ones(2, dtype=cupy.float32) + 1).max())
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -232,6 +226,19 @@ def host_array(value: Any) -> NDArray[Any]:
 def _allow_shared(cupy: Any, function: Any, shared: int) -> None:
     """Let a kernel have more than 48 KiB of shared memory per block."""
     cupy.cuda.driver.funcSetAttribute(function.ptr, MAX_DYNAMIC_SHARED, shared)
+
+
+@contextmanager
+def _usable(name: str) -> Iterator[None]:
+    """Whatever keeps CuPy from computing at all, as DeviceError: a full GPU, headers that are not
+    there. CuPy's compiler, its libraries and the driver have types of their own."""
+    try:
+        yield
+    except Exception as error:
+        raise DeviceError(
+            f"CuPy cannot compute on {name}: {_one_line(error)}",
+            hint="pip install 'kqo[cuda]' brings the headers and libraries that CuPy needs",
+        ) from None
 
 
 @contextmanager
