@@ -38,6 +38,11 @@ def case() -> Case:
     return everything()
 
 
+@pytest.fixture(scope="module")
+def linear() -> Case:
+    return Case(Flattened(40).eval(), ((3, 7, 7),), 2)
+
+
 def emitted(case: Case, precision: str, architecture: int) -> dict[str, Kernel]:
     """The kernels of a plan. In TF32 without those that are float32's: most that have no product,
     and before 8.0 products, as test_tf32_before_sm_80_is_float32 shows."""
@@ -99,9 +104,8 @@ def preprocessed(source: str, architecture: int) -> str:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_additive_products_compile(precision, architecture):
-    case = Case(Flattened(40).eval(), ((3, 7, 7),), 2)
-    named = {n: k for n, k in case.program(precision).kernels.items() if "hares" in k.source}
+def test_additive_products_compile(linear, precision, architecture):
+    named = {n: k for n, k in linear.program(precision).kernels.items() if "hares" in k.source}
     assert len(named) == 2
     compile_for(named, architecture)
 
