@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from kqo.errors import ArgumentError, ExportError
+from kqo.frontend.functional import made_functional
 from kqo.frontend.registry import TABLE
 
 BATCH_SIZE = 2
@@ -50,6 +51,8 @@ def export(model: object, example_inputs: tuple[Tensor, ...] | None) -> Exported
             raise ArgumentError("example_inputs", None, "a tuple of tensors, one per input")
         _check_mode(model)
         program = _export(model, _batched(model, _check_inputs(example_inputs)))
+        if made_functional(program):
+            return program
     elif isinstance(model, ExportedProgram):
         program = _fixed(model, example_inputs)
     else:

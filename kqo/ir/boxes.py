@@ -90,6 +90,13 @@ def _tidy(axes: tuple[str, ...], lo: Ints, hi: Ints) -> Boxes:
     filled = np.asarray((hi > lo).all(axis=2))
     lo = np.where(filled[:, :, None], lo, 0)
     hi = np.where(filled[:, :, None], hi, 0)
+    if lo.shape[1] > 1:
+        # One box often covers the others: the parts of a concatenation grow from layer to layer.
+        most = int((hi - lo).prod(axis=2).sum(axis=0).argmax())
+        cover = slice(most, most + 1)
+        outside = ((lo < lo[:, cover]) | (hi > hi[:, cover])).any(axis=2) & filled
+        kept = np.flatnonzero(outside.any(axis=0) | (np.arange(lo.shape[1]) == most))
+        lo, hi, filled = lo[:, kept], hi[:, kept], filled[:, kept]
     count = lo.shape[1]
     if 1 < count <= 64:
         for i, j in itertools.permutations(range(count), 2):

@@ -30,7 +30,6 @@ from kqo.ir.nodes import (
     Scan,
     Slice,
     Union,
-    walk,
 )
 from kqo.ir.physical import CONCAT, concatenated
 from kqo.ir.plan import Origin, Plan
@@ -132,6 +131,7 @@ class Chooser:
         self._cost: dict[Node, tuple[float, Candidate | None]] = {}
         self._rows: dict[Node, int] = {}
         self._sliced: dict[Node, bool] = {}
+        self._overlays: dict[Node, Overlay | None] = {}
         self._tables: list[Table] = []
         self._steps: list[Step] = []
         self._built: dict[Node, int] = {}
@@ -142,8 +142,10 @@ class Chooser:
     def overlay(self, node: Node) -> Overlay | None:
         """The overlay that a delta rule offered for this relation, the one with the fewest rows; of
         those over the same base that is materialized, since it is then computed once per input."""
-        found = [a for a in self.memo.alternatives(node) if isinstance(a, Overlay)]
-        return min(found, key=self._overlay_order) if found else None
+        if node not in self._overlays:
+            found = [a for a in self.memo.alternatives(node) if isinstance(a, Overlay)]
+            self._overlays[node] = min(found, key=self._overlay_order, default=None)
+        return self._overlays[node]
 
     def _overlay_order(self, overlay: Overlay) -> tuple[int, bool]:
         kept = isinstance(overlay.base, (Saved, Scan, Const))
@@ -204,12 +206,17 @@ class Chooser:
 
     def is_sliced(self, node: Node) -> bool:
         """Whether a part of a relation is read below, as only additive forms do."""
-        if node not in self._sliced:
-            for below in walk(node):
-                self._sliced[below] = isinstance(below, Slice) or (
-                    not isinstance(below, Overlay)
-                    and any(self._sliced[source] for source in below.inputs)
-                )
+        stack = [node]
+        while stack:
+            at = stack[-1]
+            waiting = [source for source in at.inputs if source not in self._sliced]
+            if at not in self._sliced and waiting:
+                stack.extend(waiting)
+                continue
+            stack.pop()
+            self._sliced[at] = isinstance(at, Slice) or (
+                not isinstance(at, Overlay) and any(self._sliced[source] for source in at.inputs)
+            )
         return self._sliced[node]
 
     def _own_cost(self, node: Node, candidate: Candidate, rows: int) -> float:

@@ -54,6 +54,8 @@ def unmeasured(plan: PhysicalPlan) -> frozenset[Shrink]:
 
 def without(plan: PhysicalPlan, left: Collection[Shrink]) -> PhysicalPlan:
     """The plan with some regions as large as they may be."""
+    if not left:
+        return plan
     tables = (
         t if t.region is None else replace(t, region=widened(t.region, left)) for t in plan.tables
     )

@@ -1,0 +1,112 @@
+"""In-place operators as functional ones, where nothing else can see the memory that they write.
+
+PyTorch's own way, ``ExportedProgram.run_decompositions``, traces the program a second time, which
+takes longer than exporting it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from kqo.frontend.registry import TABLE
+
+_NEW = {
+    f"aten.{name}"
+    for name in (
+        "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+        "batch_norm", "linear", "matmul", "add", "sub", "mul", "div", "cat", "relu", "hardtanh",
+        "relu6", "silu", "hardswish", "hardsigmoid", "sigmoid", "leaky_relu", "elu", "gelu",
+        "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+        "adaptive_avg_pool2d", "mean",
+    )
+}  # fmt: skip
+"""Operators whose result is never part of the memory of an argument."""
+_DROPOUT = ("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default")
+
+
+def made_functional(program: ExportedProgram) -> bool:
+    """Replace in-place operators in a program's graph by functional ones.
+
+    An operator that writes over what another has just computed is one that computes anew, and is
+    what later readers read. That is done unless some operator writes to memory that others share,
+    or is not such as the table lowers.
+
+    Dropout goes in any case: it gives back its argument itself, which torch takes for a copy, so
+    that it does not see what is written there.
+
+    Returns:
+        whether the program is functional now.
+    """
+    graph, signature = program.graph, program.graph_signature
+    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+        return False
+    for node in graph.nodes:
+        if (
+            node.op == "call_function"
+            and str(node.target) in _DROPOUT
+            and node.args[2:] == (False,)
+        ):
+            node.replace_all_uses_with(node.args[0])
+            signature.replace_all_uses(node.name, node.args[0].name)
+            graph.erase_node(node)
+    calls = [node for node in graph.nodes if node.op == "call_function"]
+    twins: dict[fx.Node, Any] = {}
+    for node in calls:
+        if _writes(node):
+            twin = _twin(node)
+            if twin is None or not _is_alone(node):
+                return False
+            twins[node] = twin
+        elif str(node.target) not in TABLE:
+            return False
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node, twin in twins.items():
+        written = node.args[0]
+        assert isinstance(written, fx.Node)
+        with graph.inserting_before(node):
+            made = graph.call_function(twin, node.args, node.kwargs)
+        made.meta = dict(node.meta)
+        order[made] = order[node]
+        node.replace_all_uses_with(made)
+        for user in [user for user in written.users if order[user] > order[node]]:
+            user.replace_input_with(written, made)
+        signature.replace_all_uses(node.name, made.name)
+        graph.erase_node(node)
+    return True
+
+
+def _schema(node: fx.Node) -> torch.FunctionSchema | None:
+    return getattr(node.target, "_schema", None)
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = _schema(node)
+    return schema is not None and schema.is_mutable
+
+
+def _twin(node: fx.Node) -> Any:
+    """The functional operator of an in-place one, where the table has it."""
+    packet, _, overload = str(node.target).removeprefix("aten.").partition(".")
+    found = getattr(getattr(torch.ops.aten, packet.removesuffix("_"), None), overload, None)
+    known = packet.endswith("_") and found is not None and str(found) in TABLE
+    return found if known else None
+
+
+def _is_alone(node: fx.Node) -> bool:
+    """Whether no tensor shares memory with what the operator writes, its own result aside."""
+    written = node.args[0] if node.args else None
+    if not isinstance(written, fx.Node) or written.op != "call_function":
+        return False
+    return all(_is_new(n) or n is node for n in (written, *written.users))
+
+
+def _is_new(node: fx.Node) -> bool:
+    """Whether the node's result is memory of its own, or what an in-place operator wrote there."""
+    if node.op == "output":
+        return True
+    packet = str(node.target).rpartition(".")[0]
+    return packet in _NEW or (_writes(node) and packet.removesuffix("_") in _NEW)
