@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not has_compiler(), reason="needs g++")
 RULES = [rule for rule in load_rules() if rule.parameter is None]
 QUICK = ("GatherProduct", "TapByTap", "AddDeltaTapByTap", "AddDeltaToSumOfProducts")
 SELDOM = ("WinogradProduct", "WinogradProductBy2", "MaterializeInvariantParts")
-"""They hardly ever fire in random plans as a whole; test_host.py has plans where they do."""
+"""They hardly ever fire in random plans as a whole; those of models in test_host.py have them."""
 
 
 def marked(rule):
