@@ -118,8 +118,8 @@ class Options:
         reinference: ``"auto"`` lets torch run the whole model for each query where that is
             predicted to take less time than the incremental plan, and the model is at hand;
             ``"never"`` does not.
-        precision: on a GPU: ``"float32"``; ``"tf32"``, which rounds the inputs of matrix products to
-            10 bits of mantissa; or ``"float16"``, which stores rows and kernels in float16, with
+        precision: on a GPU: ``"float32"``; ``"tf32"``, which rounds the inputs of matrix products
+            to 10 bits of mantissa; or ``"float16"``, which stores rows and kernels in float16, with
             its range, too. Sums, and what is not a product, are in float32. NumPy computes in the
             model's own type whatever the precision.
 
