@@ -104,7 +104,7 @@ def test_each_row_takes_the_output_at_its_place(sizes, per_query: int) -> None:
     rng = np.random.default_rng(per_query)
     taps = tuple(Axis(n, r) for n, (_, r) in zip(("ky", "kx"), sizes, strict=True) if r > 1)
     out = Region((Axis("y", 40), Axis("x", 40)), _boxes(rng, 120, per_query, 40))
-    window = Window(out.positions, (), taps, (), (), (), (), True)
+    window = Window(out.positions, (), taps, (), (), (), (), (), plain=True)
     # So large that blocks have as few tiles as they may.
     tiles = place(out, window, sizes, per_tile=1 << 30, parts=1)
     assert len(tiles.blocks) > 1
