@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import kqo
 from kqo import profile as kqo_profile
 from kqo.approximate import tune
+from kqo.approximate.quality import ssim
 from kqo.bench.evaluation import settings
 from kqo.bench.evaluation.measure import measure
 from kqo.bench.evaluation.plots import pareto
@@ -28,7 +29,7 @@ from kqo.bench.evaluation.records import (
 )
 from kqo.bench.evaluation.run import Asked
 from kqo.bench.evaluation.settings import EXACT
-from kqo.bench.tasks.networks import build, save_network
+from kqo.bench.tasks.networks import build, load_network, save_network
 from kqo.bench.tasks.task import TASKS
 from kqo.cli import app
 from kqo.errors import ArgumentError
@@ -200,3 +201,25 @@ def test_names_that_there_are_not():
         Asked(tasks=("faces",))
     with pytest.raises(ArgumentError, match="family"):
         Asked(families=("magic",))
+
+
+@pytest.mark.slow
+def test_surfaces_keep_their_quality_with_all_approximations_together():
+    """What the trained VGG16 reaches on images that no tuning has seen, at Krypton's patch and
+    stride: the setting of docs/evaluation.md, by a plan that runs."""
+    task = TASKS["surface"]
+    images = [task.preprocess(task.generate(s, held_out=True).image)[0] for s in range(40, 48)]
+    exact = kqo.compile(
+        load_network(task, "vgg16"),
+        (torch.zeros((1, *images[0].shape)),),
+        kqo.Occlusion(16, 4),
+        kqo.Options(progress=False, reinference="never"),
+    )
+    plan = exact.approximated(step=3, until=0.75, tau=0.5, threshold=0.2)
+    found = []
+    for image in images:
+        truth = exact.run(image)
+        target = int(truth.predicted())
+        result = plan.run(image)
+        found.append(ssim(tune.drops(result, target), tune.drops(truth, target)))
+    assert np.mean(found) >= 0.9 and min(found) >= 0.8

@@ -56,7 +56,7 @@ def combined() -> list[Setting]:
     drills: dict[str, dict[str, Any]] = {
         "r 0.1": {"share": 0.1},
         "r 0.25": {"share": 0.25},
-        "until 0.7": {"until": 0.7},
+        "until 0.75": {"until": 0.75},
     }
     return [
         Setting(f"step 3, {asked}, {cut}", "combined", {"step": 3, **drill, **options})
