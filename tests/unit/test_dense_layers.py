@@ -47,7 +47,12 @@ def blocks(scales: tuple[float, ...]) -> nn.Module:
     return model
 
 
-SCALES = {"positive": (0.5, 2.0), "of both signs": (1.0, -0.7, 0.2), "zero": (0.0, 1.0, -1.0)}
+SCALES = {
+    "positive": (0.5, 2.0),
+    "of both signs": (1.0, -0.7, 0.2),
+    "zero": (0.0, 1.0, -1.0),
+    "tiny": (1e-39, 1.0, -1e-12, 1e-5),
+}
 
 
 @pytest.mark.parametrize("scales", SCALES.values(), ids=SCALES)
