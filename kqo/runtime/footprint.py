@@ -19,6 +19,8 @@ from kqo.runtime.slots import ALIGNMENT, Arena, Spans, pack
 from kqo.runtime.tail import QUERIES, Tail
 
 BATCHES = (96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+EVEN_PARTS = 4
+"""Equal batches per worker that are tried beside these sizes."""
 LEAST_MEMORY, MOST_MEMORY = 128 << 20, 256 << 20
 """Beside the views, where no memory is given: more for larger layers, as dense engines have it."""
 NUMBER = 8
@@ -147,8 +149,11 @@ class Footprint:
 
     def batch(self, memory: int) -> int:
         """Queries of a batch for which the memory suffices."""
-        for queries in BATCHES:
-            if queries > max(1, -(-self.queries // self.workers)):
+        # Each worker reads every kernel once per batch: of few queries it had better have one.
+        share = max(1, -(-self.queries // self.workers))
+        even = {-(-share // parts) for parts in range(1, EVEN_PARTS + 1)}
+        for queries in sorted({*BATCHES, *even}, reverse=True):
+            if queries > min(share, BATCHES[0]):
                 continue
             if self.needed(queries, 1) <= memory:
                 count = -(-self.queries // queries)
