@@ -19,6 +19,10 @@ REINFERENCE = 0.8
 """Time of torch over that of the same operations here, for full re-inference: it fuses activations
 into convolutions, and computes depthwise ones several times faster."""
 
+RUN, STEP = 8e-3, 1e-4
+"""Seconds that a run takes beside its steps' work, and beside each step's: threads that start and
+wait for each other, the model's weights and the answers that are looked through."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -41,7 +45,7 @@ class Prediction:
 
     Attributes:
         steps: by step number.
-        seconds: predicted time of the run: the steps' time over the workers.
+        seconds: predicted time of the run: the steps' time over the workers, and what is beside it.
     """
 
     steps: tuple[Estimate, ...]
@@ -96,11 +100,14 @@ def predict(
         rows, counted = _counted(plan, step, boxes)
         seconds = counted.seconds(rates)
         if step.delta:
-            seconds += batches * rates.bind
+            # Each batch reads the kernels, however few rows it has.
+            _, each = _counted(plan, step, boxes, batches)
+            seconds = batches * (each.seconds(rates) + rates.bind)
         elif not step.once:
             seconds *= batches  # a view that is not materialized
         steps.append(Estimate(rows, counted, seconds))
-    return Prediction(tuple(steps), sum(s.seconds for s in steps) / workers)
+    seconds = RUN + STEP * len(steps) + sum(s.seconds for s in steps) / workers
+    return Prediction(tuple(steps), seconds)
 
 
 def reinference_seconds(
@@ -122,20 +129,23 @@ def reinference_seconds(
     return REINFERENCE * total / workers * (queries + 1)
 
 
-def _counted(plan: PhysicalPlan, step: Step, boxes: Mapping[int, Boxes]) -> tuple[int, Work]:
+def _counted(
+    plan: PhysicalPlan, step: Step, boxes: Mapping[int, Boxes], batches: int = 1
+) -> tuple[int, Work]:
+    """Rows of a step, and the work for one of several equal batches of them."""
     table = plan.tables[step.table]
-    rows = int(boxes[step.table].volume().sum()) if step.delta else table.rows
+    rows = -(-int(boxes[step.table].volume().sum()) // batches) if step.delta else table.rows
     if step.form == "patch":
         moved = 2 * rows * table.columns * WORD
         return rows, Work(pairs=rows * table.columns, streamed=moved, indices=rows)
     tiles = 0
     if step.form == "winograd" and isinstance(step.node, Physical):
         if step.delta:
-            tiles = tiles_of(boxes[step.table], step.node)
+            tiles = -(-tiles_of(boxes[step.table], step.node) // batches)
         else:
             tiles = tiles_of(everything(table.positions, 1), step.node)
     elif step.form == "additive" and step.sources[0] is not None:
-        tiles = int(boxes[step.sources[0]].volume().sum())
+        tiles = -(-int(boxes[step.sources[0]].volume().sum()) // batches)
     counted = work(step.form, step.node, rows, tiles, _moved(step, boxes))
     # Row numbers of a view are computed once, when the plan is bound.
     return rows, counted if step.delta else replace(counted, indices=0)

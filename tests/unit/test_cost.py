@@ -15,6 +15,7 @@ from kqo.ir.boxes import Boxes
 from kqo.ir.scalar import V, Var, call
 from kqo.planner import calibrate
 from kqo.planner.cost import Work, passes
+from kqo.planner.estimate import RUN, STEP
 from kqo.planner.rates import REFERENCE, Rates
 from kqo.runtime.timing import Timings
 from tests.unit.test_explain_sql import SHAPE, Residual
@@ -79,9 +80,9 @@ def test_a_prediction_counts_the_rows_that_run(plan):
         boxes: Boxes = subject.boxes[step.table] if step.delta else None
         assert estimate.rows == (int(boxes.volume().sum()) if step.delta else table.rows)
         assert estimate.seconds > 0
-    assert subject.prediction.seconds == pytest.approx(
-        sum(step.seconds for step in subject.prediction.steps)
-    )
+    steps = subject.prediction.steps
+    beside = RUN + STEP * len(steps)
+    assert subject.prediction.seconds == pytest.approx(beside + sum(s.seconds for s in steps))
 
 
 def test_faster_rates_predict_shorter_times(plan):
