@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kqo.ir.boxes import Boxes, bind, project
 from kqo.ir.region import Region as SymbolicRegion
 from kqo.ir.region import Shrink, shrinks, walk_regions
-from kqo.ir.schema import Axes, names, positions, shape
+from kqo.ir.schema import Axes, names
 from kqo.planner.physical import PhysicalPlan, Table
 from kqo.planner.shrink import measured
 from kqo.runtime.bind import Binder, natural_reads, row_blocks
@@ -143,21 +143,20 @@ class Moving:
             inside &= coordinate >= lo[region.query, axis]
             inside &= coordinate < hi[region.query, axis]
         left = np.flatnonzero(inside)
+        shrunk = self.about.measured[number]
+        cells = bind(shrunk.of, self.changed, self.known)
         if len(left) < region.count:
             for a, z in row_blocks(len(left), table.columns * rows.itemsize):
                 block = workspace.array("x", (z - a, table.columns))
                 # Rows only move to the front: what a block overwrites no later one reads.
                 np.take(rows, left[a:z], axis=0, out=block, mode="clip")
                 rows[a:z] = block
-            low = np.maximum(region.boxes.lo, lo[:, None])
-            high = np.minimum(region.boxes.hi, hi[:, None])
-            some = (high > low).all(axis=2, keepdims=True)
-            cut = Boxes(region.boxes.axes, np.where(some, low, 0), np.where(some, high, 0))
-            region = Region(region.positions, cut)
+            own = names(region.positions)
+            region = Region(region.positions, _cut(region.boxes, own, lo, hi))
+            cells = _cut(cells, own, lo, hi)
         region = _kept_object(region, self.before.get(table.id))
-        shrunk = self.about.measured[number]
         self._shared[shrunk, table.positions] = self.regions[table.id] = region
-        self.known[shrunk] = _with_features(region.boxes, shrunk.into)
+        self.known[shrunk] = cells
 
 
 def _kept_object(made: Region, last: Region | None) -> Region:
@@ -201,17 +200,14 @@ def _hull(region: Region, kept: NDArray[np.bool_]) -> tuple[Ints, Ints]:
     return lo, hi
 
 
-def _with_features(boxes: Boxes, into: Axes) -> Boxes:
-    """Boxes over positions, over all axes of the relation: features are covered whole."""
-    own = names(positions(into))
-    some = boxes.filled
-    lo = np.zeros((*some.shape, len(into)), dtype=np.int64)
-    hi = np.where(some[:, :, None], np.array(shape(into), dtype=np.int64), 0)
-    for i, axis in enumerate(names(into)):
-        if axis in own:
-            lo[:, :, i] = boxes.lo[:, :, own.index(axis)]
-            hi[:, :, i] = boxes.hi[:, :, own.index(axis)]
-    return Boxes(names(into), lo, hi)
+def _cut(boxes: Boxes, axes: tuple[str, ...], lo: Ints, hi: Ints) -> Boxes:
+    """The boxes within one box per query over some of their axes; of features none is gained."""
+    at = [boxes.axes.index(name) for name in axes]
+    low, high = boxes.lo.copy(), boxes.hi.copy()
+    low[:, :, at] = np.maximum(low[:, :, at], lo[:, None])
+    high[:, :, at] = np.minimum(high[:, :, at], hi[:, None])
+    some = (high > low).all(axis=2, keepdims=True)
+    return Boxes(boxes.axes, np.where(some, low, 0), np.where(some, high, 0))
 
 
 def together(regions: Iterable[Region]) -> Region:

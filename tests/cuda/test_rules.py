@@ -14,7 +14,12 @@ from tests.property.test_networks import QUIET
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="needs g++")
 RULES = [rule for rule in load_rules() if rule.parameter is None]
 QUICK = ("GatherProduct", "TapByTap", "AddDeltaTapByTap", "AddDeltaToSumOfProducts")
-SELDOM = ("WinogradProduct", "WinogradProductBy2", "MaterializeInvariantParts")
+SELDOM = (
+    "WinogradProduct",
+    "WinogradProductBy2",
+    "MaterializeInvariantParts",
+    "HoistOverlayThroughRight",
+)
 """They hardly ever fire in random plans as a whole; those of models in test_host.py have them."""
 
 

@@ -116,7 +116,14 @@ def _check(case: Case) -> None:
         with np.errstate(all="ignore"):
             inputs = occluded(network, question, images, fill)
         wanted: list[Any] = asked_again(network.model, inputs)
-        for got, want in zip(found, wanted, strict=True):
+        alone = [
+            asked_again(network.model, [x[q : q + 1] for x in inputs])
+            for q in range(len(inputs[0]))
+        ]
+        for got, want, *each in zip(found, wanted, *alone, strict=True):
+            same = np.isfinite(want) == np.isfinite(np.concatenate(each))
+            if not same.all():
+                continue  # PyTorch's own answer depends on how many images it is asked
             finite = np.isfinite(want)
             np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
             infinite = np.isinf(want)
