@@ -66,7 +66,7 @@ def test_a_plan_refuses_to_run_once_its_model_was_trained_on(change, ran, tmp_pa
         pickle.dumps(plan)
     with torch.no_grad():
         wanted = model(torch.from_numpy(IMAGE)[None])[0].numpy()
-    np.testing.assert_allclose(plan_of(model).run(IMAGE).original, wanted, atol=1e-4)
+    np.testing.assert_allclose(plan_of(model).run(IMAGE).original, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("by", [pickle.dumps, copy.deepcopy])
