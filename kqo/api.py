@@ -14,15 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kqo.answer import run_plan
-from kqo.approximate.asking import check_grid
-from kqo.approximate.grid import CoarseGrid
 from kqo.approximate.refine import refine_plan
-from kqo.approximate.settle import settle
+from kqo.approximate.settle import settle, stages
 from kqo.approximate.tune import tune_plan
 from kqo.emit.source import emit
 from kqo.errors import ArgumentError, PlanFileError
 from kqo.explain.render import check_asked, explain
-from kqo.explain.subject import DrillDown, Subject
+from kqo.explain.subject import Subject
 from kqo.explain.text import torch_instead
 from kqo.interop.preprocess import Preprocess
 from kqo.ir.boxes import Boxes
@@ -34,7 +32,7 @@ from kqo.planner.calibrate import current_rates
 from kqo.planner.choose import Chooser
 from kqo.planner.physical import PhysicalPlan
 from kqo.planner.rates import REFERENCE
-from kqo.profile import Expected, Profile, Setting, Threshold
+from kqo.profile import Expected, Profile, Threshold
 from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
 from kqo.rewrite.trace import Trace
@@ -248,20 +246,9 @@ class CompiledPlan:
             self._rates,
             notes,
             self.options.parameters,
-            self._drill,
+            stages(self.options, self.placed),
             self.expected,
         )
-
-    @property
-    def _drill(self) -> DrillDown | None:
-        """The two stages of a plan that leaves cells out."""
-        if not self.options.drills:
-            return None
-        setting = Setting(
-            step=self.options.step, share=self.options.share, until=self.options.until
-        )
-        coarse = CoarseGrid(check_grid(self.placed), setting.step)
-        return DrillDown(setting, self.placed.grid or (), len(coarse.cells))
 
     def _without(self, dropped: tuple[str, ...]) -> CompiledPlan:
         """The plan as if some rules did not exist."""
@@ -323,6 +310,8 @@ class CompiledPlan:
         threshold: Threshold = 0.0,
         step: int = 1,
         share: float = 1.0,
+        order: str = "score",
+        first: str = "coarse",
         until: float | None = None,
         profile: Profile | str | PathLike[str] | None = None,
         quality: float | None = None,
@@ -338,6 +327,8 @@ class CompiledPlan:
             threshold=threshold,
             step=step,
             share=share,
+            order=order,
+            first=first,
             until=until,
             profile=profile,
             quality=quality,

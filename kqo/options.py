@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kqo.errors import ArgumentError
-from kqo.profile import Profile, Threshold, check_drill, check_threshold, drills
+from kqo.profile import COARSE, ORDERS, Drill, Profile, Threshold, check_threshold
 
 TARGETS = ("numpy", "cuda", "auto")
 PRECISIONS: Mapping[str, float] = MappingProxyType({"float32": 0.0, "tf32": 5e-2, "float16": 5e-2})
@@ -105,12 +105,17 @@ class Options:
             layer's values: what changed by less is dropped for each query as the plan runs. A
             number, or numbers by the layer's name, 0 for other layers. 0 is exact.
         step: of a coarse grid that is asked first, in cells of the wanted one; 1 for none.
-        share: of the cells outside of the coarse grid that are asked then, those with the lowest
-            interpolated score; the others are interpolated. 1, all, is exact.
-        until: the structural similarity, estimated from the coarse grid, with which fewer cells
-            than the share are enough. None: the whole share.
-        profile: of ``kqo tune``, or its file; it chooses tau, threshold, step, share and until.
-            Held as a :class:`kqo.Profile`.
+        share: of the cells outside of the coarse grid that are asked then; the others are
+            interpolated. 1, all, is exact.
+        until: the structural similarity, estimated from the cells that were asked, with which
+            fewer than the share are enough. None: the whole share.
+        order: which cells those are: ``"score"``, of the lowest interpolated score; or
+            ``"error"``, where the interpolated heatmap is most in doubt.
+        first: ``"coarse"``, the coarse grid; or ``"gradient"``, which asks none: the gradient of
+            the score times the change, from one backward pass of the torch model, ranks all cells,
+            and stands where they are not asked. It needs the model, which a plan file has not.
+        profile: of ``kqo tune``, or its file; it chooses tau, threshold, step, share, until and
+            order. Held as a :class:`kqo.Profile`.
         quality: structural similarity to the exact heatmap that the profile's choice is to reach
             on 95 % of images.
         speedup: over the exact plan that the profile's choice is to reach. Without a profile, by
@@ -146,6 +151,8 @@ class Options:
     speedup: float | None = None
     reinference: str = "auto"
     threshold: Threshold = 0.0
+    order: str = ORDERS[0]
+    first: str = COARSE
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -177,7 +184,7 @@ class Options:
         _check_count("batch", self.batch)
 
     def _check_approximate(self) -> None:
-        check_drill(self.step, self.share, self.until)
+        _ = self.drill  # checks them
         check_threshold(self.threshold)
         if isinstance(self.threshold, Mapping):
             frozen = MappingProxyType(dict(self.threshold))
@@ -196,9 +203,14 @@ class Options:
             raise ArgumentError("speedup", repr(self.speedup), "a positive number, such as 5")
 
     @property
+    def drill(self) -> Drill:
+        """How a drill-down chooses the cells that are asked."""
+        return Drill(self.step, self.share, self.until, self.order, self.first)
+
+    @property
     def drills(self) -> bool:
-        """Whether some cells of a heatmap are interpolated."""
-        return drills(self.step, self.share, self.until)
+        """Whether some cells of a heatmap are not asked."""
+        return self.drill.leaves_out
 
     @property
     def approximates(self) -> bool:

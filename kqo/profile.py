@@ -17,12 +17,71 @@ from typing import Any
 from kqo.errors import ArgumentError, ProfileError
 
 FORMAT = "kqo-profile"
-VERSION = 2
+VERSION = 3
 CONFIDENCE = 0.95
 """Share of other images on which a setting is expected to reach its stated quality."""
 MOST_BYTES = 16 << 20
+ORDERS = ("score", "error")
+"""By what the cells outside of a coarse grid are ranked."""
+COARSE, GRADIENT = "coarse", "gradient"
+"""First stages of a drill-down."""
 Threshold = float | Mapping[str, float]
 """Of what changed, in standard deviations: for all layers, or by the name of the layer."""
+
+
+@dataclass(frozen=True)
+class Drill:
+    """How a drill-down chooses the cells that are asked.
+
+    Attributes:
+        step: of the coarse grid, in cells of the wanted one.
+        share: of the cells outside of the coarse grid that are asked, at most.
+        until: the estimated similarity that is enough; None: all of the share.
+        order: ``"score"``, the lowest interpolated scores first; ``"error"``, where the
+            interpolated heatmap is most in doubt.
+        first: ``"coarse"``, a coarse grid is asked first; ``"gradient"``, none is, and the
+            gradient of the score times the change says what is worth asking.
+
+    Raises:
+        ArgumentError: for a value that is not accepted.
+    """
+
+    step: int = 1
+    share: float = 1.0
+    until: float | None = None
+    order: str = ORDERS[0]
+    first: str = COARSE
+
+    def __post_init__(self) -> None:
+        if not (_whole(self.step) and self.step >= 1):
+            raise ArgumentError("step", repr(self.step), "a number of cells from 1 on")
+        if not (_number(self.share) and 0 <= self.share <= 1):
+            raise ArgumentError("share", repr(self.share), "a number from 0 to 1")
+        if self.until is not None and not (_number(self.until) and 0 < self.until <= 1):
+            accepted = "a similarity above 0 and at most 1, or None"
+            raise ArgumentError("until", repr(self.until), accepted)
+        if self.order not in ORDERS:
+            raise ArgumentError("order", repr(self.order), ", ".join(map(repr, ORDERS)))
+        if self.first not in (COARSE, GRADIENT):
+            raise ArgumentError("first", repr(self.first), f"{COARSE!r}, {GRADIENT!r}")
+        coarse = self.step > 1 or self.until is not None or self.order != ORDERS[0]
+        if self.first == GRADIENT and coarse:
+            given = "'gradient' with a step, until or order"
+            raise ArgumentError("first", given, "'coarse', since these need a coarse grid")
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether some cells are not asked."""
+        if self.first == GRADIENT:
+            return self.share < 1
+        return self.step > 1 and (self.share < 1 or (self.until is not None and self.until < 1))
+
+    def __str__(self) -> str:
+        parts = [f"step = {self.step}"] if self.first == COARSE else [f"first = {self.first}"]
+        parts += [f"share = {self.share:g}"] if self.share < 1 else []
+        parts += [f"until = {self.until:g}"] if self.until is not None else []
+        parts += [f"order = {self.order}"] if self.order != ORDERS[0] else []
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -31,10 +90,11 @@ class Setting:
 
     Attributes:
         tau: share of each extent that projective fields are clipped to.
-        step: of the coarse grid, in cells of the wanted one.
+        step: as of :class:`Drill`, and so are share, until and order.
         share: of the cells outside of the coarse grid that are asked, at most.
         until: the estimated similarity that is enough; None: all of the share.
         threshold: of the change behind pooling and residual blocks, in standard deviations.
+        order: by what cells are ranked.
 
     Raises:
         ArgumentError: for a value that is not accepted.
@@ -45,36 +105,29 @@ class Setting:
     share: float = 1.0
     until: float | None = None
     threshold: float = 0.0
+    order: str = ORDERS[0]
 
     def __post_init__(self) -> None:
-        check_drill(self.step, self.share, self.until)
+        _ = self.drill
         check_threshold(self.threshold)
         if not (_number(self.tau) and 0 < self.tau <= 1):
             raise ArgumentError("tau", repr(self.tau), "a number above 0 and at most 1 (exact)")
 
     @property
+    def drill(self) -> Drill:
+        """How its drill-down chooses cells."""
+        return Drill(self.step, self.share, self.until, self.order)
+
+    @property
     def drills(self) -> bool:
         """Whether some cells are not asked."""
-        return drills(self.step, self.share, self.until)
+        return self.drill.leaves_out
 
     def __str__(self) -> str:
         parts = [] if self.tau == 1 else [f"tau = {self.tau:g}"]
         parts += [f"threshold = {self.threshold:g}"] if self.threshold else []
-        if self.drills:
-            parts += [f"step = {self.step}"]
-            parts += [f"share = {self.share:g}"] if self.share < 1 else []
-            parts += [f"until = {self.until:g}"] if self.until is not None else []
+        parts += [str(self.drill)] if self.drills else []
         return ", ".join(parts) or "exact"
-
-
-def check_drill(step: object, share: object, until: object) -> None:
-    """ArgumentError for parameters of a drill-down that are not accepted."""
-    if not (isinstance(step, int) and not isinstance(step, bool) and step >= 1):
-        raise ArgumentError("step", repr(step), "a number of cells from 1 on")
-    if not (_number(share) and 0 <= share <= 1):  # type: ignore[operator]
-        raise ArgumentError("share", repr(share), "a number from 0 to 1")
-    if until is not None and not (_number(until) and 0 < until <= 1):  # type: ignore[operator]
-        raise ArgumentError("until", repr(until), "a similarity above 0 and at most 1, or None")
 
 
 def check_threshold(given: object) -> None:
@@ -84,11 +137,6 @@ def check_threshold(given: object) -> None:
     if not named or not all(_number(v) and v >= 0 for v in values):  # type: ignore[operator]
         accepted = "a number from 0 (exact), or such numbers by the name of a layer"
         raise ArgumentError("threshold", repr(given), accepted)
-
-
-def drills(step: int, share: float, until: float | None) -> bool:
-    """Whether a drill-down with these parameters leaves cells out."""
-    return step > 1 and (share < 1 or (until is not None and until < 1))
 
 
 @dataclass(frozen=True)
@@ -306,6 +354,10 @@ class Profile:
             return cls.from_dict(values)
         except ProfileError as error:
             raise ProfileError(f"{name}: {error.message}") from None
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _number(value: object) -> bool:

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kqo.approximate.grid import CoarseGrid, Ints, Values
+from kqo.approximate.gradient import linear_scores
+from kqo.approximate.guess import Guess
+from kqo.approximate.interpolate import Ints, Values, weights
 from kqo.errors import ArgumentError
 from kqo.interop.preprocess import Preprocess
 from kqo.ir.plan import Plan
@@ -30,6 +32,7 @@ class Planned(Protocol):
     placed: Placed
     options: Options
     preprocess: Preprocess | None
+    _whole: Any
 
     @property
     def engine(self) -> object:
@@ -56,23 +59,29 @@ class Asking:
         target: number of the output's value by which cells are chosen, row-major.
         original: its value for the untouched image.
         known: by cell whether its query was answered.
+        linear: by cell the target's score as its gradient has it; None where no gradient is taken.
 
     Args:
         plan: on NumPy, of positions that fill a grid.
         inputs: each base relation's values.
         target: number or name of the class; None: the largest for the untouched image.
+        gradient: whether what is not known starts from the gradient, not from what is known.
 
     Raises:
         ArgumentError: positions that do not fill a grid; a plan for a GPU.
     """
 
-    def __init__(self, plan: Planned, inputs: Inputs, target: Target = None) -> None:
+    def __init__(
+        self, plan: Planned, inputs: Inputs, target: Target = None, *, gradient: bool = False
+    ) -> None:
         engine = plan.engine
         if not isinstance(engine, Engine):
             raise ArgumentError("target", "a plan for a GPU", "a plan with Options(target='numpy')")
         self.grid = check_grid(plan.placed)
         engine.prepare()  # on first use only, and so before any clock runs
         self._plan = plan
+        self._inputs, self._gradient = inputs, gradient
+        self.linear: Values | None = None
         self._session = Session(engine, inputs)
         self._outputs = self._session.results()
         self._query = np.argsort(plan.placed.cells)  # type: ignore[arg-type]
@@ -82,10 +91,10 @@ class Asking:
         self.known = np.zeros(len(plan.placed), dtype=np.bool_)
 
     def begin(self) -> None:
-        """Answer the untouched image and settle the target.
+        """Answer the untouched image, settle the target, and take its gradient where asked to.
 
         Raises:
-            ArgumentError: a target that there is not.
+            ArgumentError: a target that there is not; a gradient that cannot be taken.
         """
         untouched = self._session.untouched
         self._session.answer(np.array([untouched]), self._outputs)
@@ -94,6 +103,9 @@ class Asking:
         wanted = self._number(first.shape[1:])
         self.target = int(values.argmax()) if wanted is None else wanted
         self.original = float(values[self.target])
+        if self._gradient:
+            by_query = linear_scores(self._plan, self._inputs, self.target, self.original)
+            self.linear = by_query[self._query]
 
     def _number(self, extents: tuple[int, ...]) -> int | None:
         wanted = self._wanted
@@ -131,21 +143,24 @@ class Asking:
         column = first.reshape(len(first), -1)[:, self.target]
         return np.asarray(column[self._query], dtype=np.float64)
 
-    def outputs(self, coarse: CoarseGrid) -> Inputs:
-        """Outputs of all queries (queries + 1, *axes) by name; unknown ones interpolated.
+    def guess(self) -> Guess:
+        """The target's heatmap as far as it is known."""
+        return Guess(self.scores(), self.known, self.grid, self.linear)
 
-        Args:
-            coarse: the grid to interpolate from; its cells that are not known are taken from the
-                nearest one that is.
-        """
-        cells = coarse.cells
-        at = np.flatnonzero(self.known[cells])
-        if self.known.all() or not len(at):
+    def outputs(self) -> Inputs:
+        """Outputs of all queries (queries + 1, *axes) by name, unknown ones interpolated from
+        known ones; those of the untouched image where none is known."""
+        if self.known.all():
             return self._outputs
-        near = cells[at[coarse.nearest(at)]]
-        unknown = self._query[~self.known]
+        known, unknown = self._query[self.known], self._query[~self.known]
+        if len(known):
+            found = weights(self.grid, np.flatnonzero(self.known), np.flatnonzero(~self.known))
         for values in self._outputs.values():
-            values[unknown] = coarse.spread(values[self._query[near]])[~self.known]
+            values[unknown] = found.apply(values[known]) if len(known) else values[-1]
+        if self.linear is not None:
+            first = self._outputs[self._plan.logical.roots[0][0]]
+            column = self.guess().values[~self.known]
+            first.reshape(len(first), -1)[unknown, self.target] = column
         return self._outputs
 
     def computed(self) -> NDArray[np.bool_]:

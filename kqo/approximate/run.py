@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from kqo.approximate.asking import Asking, Inputs, Planned
 from kqo.approximate.grid import CoarseGrid
 from kqo.approximate.quality import has_ssim
 from kqo.approximate.refine import STEP, rounds
+from kqo.profile import COARSE, GRADIENT
 from kqo.runtime.engine import Progress
 from kqo.runtime.result import Result, Target
 
@@ -37,8 +38,8 @@ class Answered:
     Attributes:
         outputs: of all queries and of the untouched image, (queries + 1, *axes) by output name.
         computed: by query whether it was answered; others are interpolated.
-        estimate: the similarity to the exact heatmap that the coarse grid lets expect; None where
-            it does not say.
+        estimate: the similarity to the exact heatmap that the known cells let expect; None where
+            they do not say.
         interrupted: whether it was cut short by Ctrl-C.
     """
 
@@ -71,22 +72,16 @@ def answer(
         KeyboardInterrupt: interrupted before there was an answer.
         ArgumentError: as for :class:`~kqo.approximate.asking.Asking`.
     """
-    asking = Asking(plan, inputs, target)
-    ends = None if deadline is None else time.perf_counter() + deadline
     options = plan.options
-    step = options.step if options.drills or options.step > 1 else STEP
-    coarse = CoarseGrid(asking.grid, step)
+    drill = options.drill
+    if drill.first == COARSE and drill.step == 1 and not options.drills:
+        drill = replace(drill, step=STEP)
+    asking = Asking(plan, inputs, target, gradient=drill.first == GRADIENT)
+    ends = None if deadline is None else time.perf_counter() + deadline
     interrupted = False
+    size = None if ends is None else asking.round
     try:
-        for _ in rounds(
-            asking,
-            coarse,
-            size=None if ends is None else asking.round,
-            share=options.share,
-            until=options.until,
-            deadline=ends,
-            progress=progress,
-        ):
+        for _ in rounds(asking, drill, size=size, deadline=ends, progress=progress):
             pass
     except KeyboardInterrupt:
         interrupted = True
@@ -95,10 +90,12 @@ def answer(
     if not asking.is_finite():
         return None
     estimate = None
-    if has_ssim(asking.grid) and asking.known[coarse.cells].all():
-        scores = asking.scores()[coarse.cells]
-        estimate = coarse.estimate(scores, asking.known)
-    return Answered(asking.outputs(coarse), asking.computed(), estimate, interrupted)
+    # The cells that a gradient leaves out are not like those that it has asked.
+    if drill.first == COARSE and has_ssim(asking.grid):
+        coarse = CoarseGrid(asking.grid, drill.step)
+        if asking.known[coarse.cells].all():
+            estimate = asking.guess().similarity()
+    return Answered(asking.outputs(), asking.computed(), estimate, interrupted)
 
 
 def about(found: list[Answered | None]) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from kqo.approximate.asking import check_grid
 from kqo.approximate.grid import CoarseGrid, check_estimated
 from kqo.errors import ArgumentError
+from kqo.explain.subject import DrillDown
 from kqo.ir.plan import Plan
 from kqo.ir.text import format_plan
 from kqo.lang.region_builtins import ends_stage
 from kqo.options import Options
-from kqo.profile import Expected, Profile, Setting
+from kqo.profile import COARSE, GRADIENT, Expected, Profile, Setting
 from kqo.runtime.planfile import checksum
 from kqo.workloads import Occlusion, Placed, Regions
 
@@ -70,6 +71,15 @@ def settle(
     return settled, profile.expected(point)
 
 
+def stages(options: Options, placed: Placed) -> DrillDown | None:
+    """The stages of a plan that leaves cells out, as ``explain`` shows them; None for others."""
+    if not options.drills:
+        return None
+    grid = check_grid(placed)
+    coarse = len(CoarseGrid(grid, options.step).cells) if options.first == COARSE else 0
+    return DrillDown(options.drill, grid, coarse)
+
+
 def with_setting(options: Options, setting: Setting) -> Options:
     """The options with the parameters of a setting in place of what was asked."""
     approximations = {k: v for k, v in options.approximations.items() if k != "tau"}
@@ -81,6 +91,8 @@ def with_setting(options: Options, setting: Setting) -> Options:
         step=setting.step,
         share=setting.share,
         until=setting.until,
+        order=setting.order,
+        first=COARSE,
         threshold=setting.threshold,
         profile=None,
         quality=None,
@@ -129,6 +141,9 @@ def _by_queries(options: Options, placed: Placed) -> Options:
             hint="kqo tune MODEL IMAGES... --out FILE makes one; until= needs none",
         )
     assert options.speedup is not None
+    if options.first == GRADIENT:
+        accepted = "'coarse', whose step follows from the speedup"
+        raise ArgumentError("first", "'gradient' with a speedup", accepted)
     if options.step > 1 or options.until is not None:
         accepted = "no step and until, which follow from the speedup"
         raise ArgumentError("speedup", "a speedup with step or until", accepted)

@@ -20,13 +20,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from kqo.approximate.asking import Asking, Planned, check_grid
-from kqo.approximate.grid import SHARES, CoarseGrid, Values
+from kqo.approximate.grid import CoarseGrid
+from kqo.approximate.guess import SHARES, Guess, tranches
+from kqo.approximate.interpolate import Values
 from kqo.approximate.quality import has_ssim, ssim
 from kqo.approximate.refine import rounds
 from kqo.approximate.settle import fingerprint
 from kqo.errors import ArgumentError
 from kqo.planner.shrink import measured
-from kqo.profile import Point, Profile, Setting, reached
+from kqo.profile import Drill, Point, Profile, Setting, reached
 from kqo.runtime.engine import Engine, Progress
 from kqo.runtime.progress import ProgressBar
 from kqo.runtime.result import Result
@@ -38,7 +40,8 @@ PAIRS = 2
 """Thresholds that are tried with the best tau."""
 HARMLESS = 0.9
 """Similarity of each image from which on a tau and a threshold are worth trying together."""
-STEPS = (2, 3, 4, 5, 6, 8)
+STEPS = {"score": (2, 3, 4, 6), "error": (2, 3, 4, 5, 6)}
+"""Steps that are looked at, by the order of the other cells."""
 PARTS = (0, 1, 2, 4, 6, 9, 13)
 """Shares that are looked at, by their number in ``SHARES``."""
 UNTILS = (0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -141,7 +144,8 @@ class _Tuner:
         self.images = images
         self.ends = math.inf if seconds is None else began + seconds
         self.began = began
-        self.coarse = {s: CoarseGrid(check_grid(plan.placed), s) for s in STEPS}
+        grid = check_grid(plan.placed)
+        self.coarse = {s: CoarseGrid(grid, s) for steps in STEPS.values() for s in steps}
         self.truths: list[_Truth] = []
         self.exact_seconds = 0.0
         self.pass_seconds = 0.0
@@ -220,33 +224,16 @@ class _Tuner:
         note(cut, similar, whole.size)
         if not isinstance(self.plan.engine, Engine):
             return
-        for step, coarse in self.coarse.items():
-            values = whole.ravel()[coarse.cells]
-            order = coarse.order(-values)  # the lowest scores are the largest drops
-            estimates = coarse.estimates(values, order)
-            known: dict[int, tuple[float, int]] = {}
-
-            def reach(
-                part: int,
-                coarse: CoarseGrid = coarse,
-                values: Values = values,
-                order: Any = order,
-                known: dict[int, tuple[float, int]] = known,
-            ) -> tuple[float, int]:
-                if part not in known:
-                    asked = order[: math.ceil(SHARES[part] * len(order))]
-                    map_ = coarse.spread(values)
-                    map_[coarse.cells] = values
-                    map_[asked] = whole.ravel()[asked]
-                    found = ssim(map_.reshape(whole.shape), truth.heatmap)
-                    known[part] = found, len(values) + len(asked)
-                return known[part]
-
-            for part in PARTS:
-                note(replace(cut, step=step, share=float(SHARES[part])), *reach(part))
-            for until in UNTILS:
-                part = int((estimates >= until).argmax())
-                note(replace(cut, step=step, until=until), *reach(part))
+        for order, steps in STEPS.items():
+            for step in steps:
+                base = replace(cut, step=step, order=order)
+                drilled = _Drilled(self.coarse[step], order, whole, truth.heatmap)
+                for part in PARTS:
+                    setting = replace(base, share=float(SHARES[part]))
+                    note(setting, *drilled.after(part))
+                for until in UNTILS:
+                    part = next(n for n in range(len(SHARES)) if drilled.estimate(n) >= until)
+                    note(replace(base, until=until), *drilled.after(part))
 
     def _price(self, seen: dict[Setting, _Seen], made: Tunable, whole: float) -> None:
         """The points of the settings that cut one way, with their speed."""
@@ -268,14 +255,11 @@ class _Tuner:
                 for _ in range(2 if number == 0 else 1):
                     began = time.perf_counter()
                     asking = Asking(made, inputs[0], self.truths[number].target)
-                    coarse = CoarseGrid(asking.grid, step)
-                    asked = rounds(
-                        asking, coarse, size=None, share=share, until=None, deadline=None
-                    )
-                    for _ in asked:
+                    drill = Drill(step, share, order="error")
+                    for _ in rounds(asking, drill, size=None, deadline=None):
                         pass
                     count = int(asking.known.sum())
-                    asking.outputs(coarse)
+                    asking.outputs()
                     taken = time.perf_counter() - began
                 pairs.append((count, taken))
         queries, taken_by = np.array(pairs, dtype=np.float64).T
@@ -297,6 +281,58 @@ class _Tuner:
             front(self.points),
             {"threads": str(getattr(plan.engine, "workers", 1)), "target": plan.options.target},
         )
+
+
+class _Drilled:
+    """What a drill-down would give of an image whose answers are all known.
+
+    Args:
+        coarse: its coarse grid.
+        order: of the other cells.
+        whole: drops that the plan computes (grid).
+        truth: exact drops (grid).
+    """
+
+    def __init__(self, coarse: CoarseGrid, order: str, whole: Values, truth: Values) -> None:
+        self._truth = truth
+        self._drops = whole.ravel()
+        self._known = np.zeros(whole.size, dtype=np.bool_)
+        self._known[coarse.cells] = True
+        self._parts = tranches(
+            self._guess,
+            coarse.distances,
+            first=len(coarse.cells),
+            order=order,
+            share=1.0,
+            until=None,
+        )
+        self._found = [self._guess()]
+        self._estimates: dict[int, float] = {}
+        self._after: dict[int, tuple[float, int]] = {}
+
+    def _guess(self) -> Guess:
+        # Of scores, up to their sign and what the untouched image has: the lowest come first.
+        return Guess(-self._drops, self._known.copy(), self._truth.shape)
+
+    def _at(self, part: int) -> Guess:
+        while len(self._found) <= part:
+            self._known[next(self._parts, np.zeros(0, dtype=np.int64))] = True
+            self._found.append(self._guess())
+        return self._found[part]
+
+    def estimate(self, part: int) -> float:
+        """The similarity that is estimated when so many of ``SHARES`` were asked."""
+        if part not in self._estimates:
+            self._estimates[part] = self._at(part).similarity()
+        return self._estimates[part]
+
+    def after(self, part: int) -> tuple[float, int]:
+        """The similarity that there is then, and the number of queries."""
+        if part not in self._after:
+            found = self._at(part)
+            map_ = -found.values.reshape(self._truth.shape)
+            self._after[part] = ssim(map_, self._truth), int(found.known.sum())
+        return self._after[part]
 
 
 def front(points: Sequence[Point]) -> tuple[Point, ...]:

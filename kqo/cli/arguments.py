@@ -131,6 +131,10 @@ class Approximations:
         float | None,
         _option("Estimated SSIM with which fewer cells are enough.", "Approximation"),
     ] = None
+    order: Annotated[
+        str | None,
+        _option("Which cells those are: score, or error.", "Approximation"),
+    ] = None
     quality: Annotated[
         float | None, _option("SSIM to reach on 95 % of images; needs a profile.", "Approximation")
     ] = None
@@ -144,7 +148,8 @@ class Approximations:
 
     def approximations(self) -> dict[str, Any]:
         """What was given, as :meth:`kqo.CompiledPlan.approximated` takes it."""
-        names = ("tau", "threshold", "step", "share", "until", "quality", "speedup", "profile")
+        drill = ("step", "share", "until", "order")
+        names = ("tau", "threshold", *drill, "quality", "speedup", "profile")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 

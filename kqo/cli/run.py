@@ -164,7 +164,7 @@ def _said(result: Result) -> list[str]:
         lines.append(f"{asked} of {count} positions computed, the others interpolated")
         estimate = result.facts.get("estimated_quality")
         if estimate is not None and asked < count:
-            lines.append(f"estimated SSIM, going by the coarse grid: {estimate:.3f}")
+            lines.append(f"estimated SSIM, going by what was computed: {estimate:.3f}")
     if result.expected_quality is not None and result.expected_quality < 1:
         lines.append(f"expected SSIM, going by the profile: {result.expected_quality:.3f} or more")
     if result.measured is not None:

@@ -18,7 +18,7 @@ from kqo.planner.estimate import Prediction, predict, reinference_seconds
 from kqo.planner.physical import PhysicalPlan
 from kqo.planner.rates import Rates
 from kqo.planner.shrink import measured
-from kqo.profile import Expected, Setting
+from kqo.profile import COARSE, Drill, Expected
 from kqo.rewrite.trace import Application, Trace
 
 STAGES = ("logical", "normalized", "delta", "physical", "source")
@@ -48,15 +48,16 @@ class MultiplyAdds:
 
 @dataclass(frozen=True)
 class DrillDown:
-    """A plan's queries in two stages: a coarse grid, then those that it makes worth asking.
+    """A plan's queries in two stages: a coarse grid or the gradient, then those that this makes
+    worth asking.
 
     Attributes:
-        setting: step, share and until.
+        setting: how they are chosen.
         grid: shape of the wanted grid.
         coarse: queries of the first stage.
     """
 
-    setting: Setting
+    setting: Drill
     grid: tuple[int, ...]
     coarse: int
 
@@ -159,10 +160,20 @@ class Subject:
         each = (self.prediction.seconds - views) / max(1, self.queries)
         axes = ["y", "x"] if len(self.drill.grid) == 2 else [f"p{n}" for n in range(9)]
         on = ", ".join(
+        rows = f"rows: {self.drill.fine}"
+        fine, seconds = self.drill.fine, each * self.drill.fine
+        if setting.first != COARSE:
+            return (
+                Stage("guess", "Gradient(score, times: change)", 0, views),
+                Stage("fine", f"Limit(guess, order: score, {rows})", fine, seconds),
+                Stage("heatmap", "Overlay(base: guess, patch: fine)", 0, 0.0),
+            )
             f"{axis} % {setting.step} = 0 or {axis} = {n - 1}"
             for axis, n in zip(axes, self.drill.grid, strict=False)
         )
-        enough = "" if setting.until is None else f", until: SSIM {setting.until:g}"
+        order = f"order: {setting.order}, {rows}"
+        if setting.until is not None:
+            order += f", until: SSIM {setting.until:g}"
         return (
             Stage(
                 "coarse",
@@ -171,12 +182,7 @@ class Subject:
                 views + each * self.drill.coarse,
             ),
             Stage("guess", "Interpolate(coarse, onto: queries)", 0, 0.0),
-            Stage(
-                "fine",
-                f"Limit(AntiJoin(guess, coarse), order: score, rows: {self.drill.fine}{enough})",
-                self.drill.fine,
-                each * self.drill.fine,
-            ),
+            Stage("fine", f"Limit(AntiJoin(guess, coarse), {order})", fine, seconds),
             Stage("heatmap", "Overlay(base: guess, patch: Union(coarse, fine))", 0, 0.0),
         )
 

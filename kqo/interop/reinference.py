@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from kqo.errors import ArgumentError
 from kqo.ir.boxes import Boxes
 from kqo.runtime.engine import Progress
 
@@ -62,6 +63,26 @@ class Reinference:
         finally:
             torch.set_num_threads(before)
         return {self._output: np.concatenate(found)}
+
+    def gradient(self, image: Values, target: int) -> Values:
+        """The gradient (C, ...) of one of the output's values, row-major, at an image (C, ...).
+
+        Raises:
+            ArgumentError: the model has changed, or torch cannot differentiate it.
+        """
+        if not self.is_current:
+            given = "'gradient' for a model that has changed since it was compiled"
+            raise ArgumentError("first", given, "the model as it was, in eval mode")
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                leaf = torch.tensor(image[None], requires_grad=True)
+                # A copy: a first layer that works in place must not write into the leaf.
+                score = self._module(leaf.clone()).reshape(-1)[target]
+                (found,) = torch.autograd.grad(score, leaf)
+        except RuntimeError as error:
+            given = f"'gradient' for a model that torch cannot differentiate ({error})"
+            raise ArgumentError("first", given, "'coarse'") from None
+        return np.asarray(found[0].numpy())
 
     def _answers(self, images: Values) -> Values:
         tensor = torch.from_numpy(images)

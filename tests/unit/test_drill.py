@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 import kqo
-from kqo.approximate.grid import SHARES, CoarseGrid
+from kqo.approximate.grid import CoarseGrid
+from kqo.approximate.interpolate import weights
 from kqo.approximate.quality import ssim, window_ssim
 from kqo.approximate.verify import sampled
 from kqo.errors import ArgumentError, KqoError
@@ -50,6 +51,9 @@ NEUTRAL = (
     {"threshold": 0.0, "step": 4},
     {"threshold": {"0": 0.0}},
     {"speedup": 1.0, "share": 0.3},
+    {"order": "error", "share": 0.2},
+    {"order": "error", "step": 3},
+    {"first": "gradient"},
 )
 
 
@@ -70,14 +74,20 @@ def test_cells_that_are_not_asked_are_interpolated(exact: kqo.api.CompiledPlan) 
         result.scores[result.computed], truth.scores[result.computed], rtol=1e-5, atol=1e-6
     )
     np.testing.assert_allclose(result.original, truth.original, rtol=1e-5, atol=1e-6)
-    coarse = CoarseGrid((14, 14), 3)
-    guess = coarse.spread(truth.scores[coarse.cells])
-    left = ~result.computed
-    np.testing.assert_allclose(result.scores[left], guess[left], rtol=1e-4, atol=1e-5)
-    target = int(truth.predicted())
-    others = np.setdiff1d(np.flatnonzero(result.computed), coarse.cells)
-    assert guess[others, target].max() <= guess[left, target].min() + 1e-6
+    known, left = np.flatnonzero(result.computed), np.flatnonzero(~result.computed)
+    guess = weights((14, 14), known, left).apply(truth.scores[known])
+    np.testing.assert_allclose(result.scores[left], guess, rtol=1e-4, atol=1e-5)
     assert result.facts["asked"] == [76] and result.expected_quality is None
+
+
+def test_the_lowest_interpolated_scores_are_asked(exact: kqo.api.CompiledPlan) -> None:
+    result, truth = compiled(step=3, share=0.05).run(image()), exact.run(image())
+    coarse = CoarseGrid((14, 14), 3)
+    target = int(truth.predicted())
+    found = weights((14, 14), coarse.cells, coarse.others)
+    guess = found.apply(truth.scores[coarse.cells, target])
+    asked = result.computed[coarse.others]
+    assert asked.sum() == 8 and guess[asked].max() <= guess[~asked].min() + 1e-6
 
 
 def test_the_last_heatmap_of_refine_is_that_of_run() -> None:
@@ -132,30 +142,6 @@ def smooth(seed: int, side: int = 40) -> np.ndarray:
 
     values = np.random.default_rng(seed).standard_normal((side, side))
     return gaussian_filter(values, 4.0)
-
-
-def test_estimates_rise_with_the_share_and_with_smoothness() -> None:
-    coarse = CoarseGrid((40, 40), 3)
-    rough = np.random.default_rng(0).standard_normal((40, 40))
-    at = {}
-    for name, heat in (("smooth", smooth(0)), ("rough", rough)):
-        values = heat.ravel()[coarse.cells]
-        found = coarse.estimates(values, coarse.order(values))
-        assert len(found) == len(SHARES) and (np.diff(found) >= -1e-9).all() and found[-1] == 1
-        at[name] = found[0]
-        at[f"{name}, truly"] = ssim(coarse.spread(values).reshape(40, 40), heat)
-        assert len(coarse.wanted(values, 1.0, 0.99)) >= len(coarse.wanted(values, 1.0, 0.5))
-    assert at["smooth"] > at["rough"] + 0.2
-    assert at["smooth"] == pytest.approx(at["smooth, truly"], abs=0.15)
-    assert coarse.estimates(np.zeros(len(coarse.cells)), coarse.others).tolist() == [1.0] * 21
-
-
-def test_until_asks_more_of_rough_heatmaps() -> None:
-    coarse = CoarseGrid((40, 40), 3)
-    rough = np.random.default_rng(0).standard_normal(1600)[coarse.cells]
-    even = smooth(0).ravel()[coarse.cells]
-    assert len(coarse.wanted(rough, 1.0, 0.8)) > 2 * len(coarse.wanted(even, 1.0, 0.8))
-    assert len(coarse.wanted(rough, 0.1, 0.99)) == np.ceil(0.1 * len(coarse.others))
 
 
 def test_estimate_of_a_result(exact: kqo.api.CompiledPlan) -> None:

@@ -75,7 +75,7 @@ def damaged(path: str, value: object) -> dict:
     ("path", "value", "words"),
     [
         ("format", "other", "not a profile"),
-        ("version", 1, "version 1; this kqo reads version 2"),
+        ("version", 1, "version 1; this kqo reads version 3"),
         ("points", [], "damaged"),
         ("points", None, "damaged"),
         ("points", "text", "damaged"),

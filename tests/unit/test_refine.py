@@ -77,13 +77,6 @@ def test_share_of_cells_is_asked(plan: kqo.api.CompiledPlan) -> None:
         assert last.known.sum() == coarse + np.ceil(share * (100 - coarse))
 
 
-def test_coarse_values_are_interpolated() -> None:
-    grid = CoarseGrid((4, 6), 3)
-    y, x = np.unravel_index(grid.cells, (4, 6))
-    wanted = np.add.outer(2.0 * np.arange(4), np.arange(6)).ravel()
-    np.testing.assert_allclose(grid.spread(2.0 * y + x), wanted)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

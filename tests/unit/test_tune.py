@@ -85,8 +85,9 @@ def test_what_was_measured_is_what_a_plan_gives(exact: kqo.api.CompiledPlan, mon
     monkeypatch.setattr(tuning, "front", kept)
     monkeypatch.setattr(tuning, "TAUS", (0.6,))
     exact.tune([image(n) for n in range(4)])
-    assert len(points) == 2 * (1 + 6 * (len(tuning.PARTS) + len(tuning.UNTILS)))
-    for point in (points[4], points[15], points[31], points[120], points[150]):
+    looked = sum(map(len, tuning.STEPS.values()))
+    assert len(points) == 2 * (1 + looked * (len(tuning.PARTS) + len(tuning.UNTILS)))
+    for point in (points[4], points[15], points[31], points[100], points[200], points[-6]):
         setting = point.setting
         plan = exact.approximated(
             tau=setting.tau,
@@ -94,6 +95,7 @@ def test_what_was_measured_is_what_a_plan_gives(exact: kqo.api.CompiledPlan, mon
             step=setting.step,
             share=setting.share,
             until=setting.until,
+            order=setting.order,
         )
         for number in (0, 3):
             truth = exact.run(image(number)).drops().reshape(14, 14)
