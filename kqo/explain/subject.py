@@ -158,8 +158,6 @@ class Subject:
         pairs = zip(self.physical.steps, self.prediction.steps, strict=True)
         views = sum(e.seconds for s, e in pairs if not s.delta and s.once) / self.workers
         each = (self.prediction.seconds - views) / max(1, self.queries)
-        axes = ["y", "x"] if len(self.drill.grid) == 2 else [f"p{n}" for n in range(9)]
-        on = ", ".join(
         rows = f"rows: {self.drill.fine}"
         fine, seconds = self.drill.fine, each * self.drill.fine
         if setting.first != COARSE:
@@ -168,6 +166,8 @@ class Subject:
                 Stage("fine", f"Limit(guess, order: score, {rows})", fine, seconds),
                 Stage("heatmap", "Overlay(base: guess, patch: fine)", 0, 0.0),
             )
+        axes = ["y", "x"] if len(self.drill.grid) == 2 else [f"p{n}" for n in range(9)]
+        on = ", ".join(
             f"{axis} % {setting.step} = 0 or {axis} = {n - 1}"
             for axis, n in zip(axes, self.drill.grid, strict=False)
         )
