@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 DEBUG = "--debug"
 INTERRUPTED = 130
@@ -44,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     from kqo.cli import app
 
-    code = app(arguments, prog_name="kqo", standalone_mode=False)
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        code = app(arguments, prog_name="kqo", standalone_mode=False)
     sys.stdout.flush()
     return code if isinstance(code, int) else 0
 
@@ -67,6 +71,10 @@ def _explained(error: Exception) -> tuple[str, int]:
         return f"{error.filename}: {error.strerror}", 2  # a full disk, a folder that is not ours
     text = f"{type(error).__name__}: {error}".strip()
     return f"{text} (this should not happen; {DEBUG} shows the traceback)", 1
+
+
+def _warn(message: Warning | str, *_: Any, **_named: Any) -> None:
+    print(f"kqo: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(text: str, code: int) -> int:

@@ -38,7 +38,7 @@ from kqo.rewrite.normalize import normalize
 from kqo.rewrite.trace import Trace
 from kqo.runtime import planfile
 from kqo.runtime.arguments import take
-from kqo.runtime.cuda.device import resolve_target
+from kqo.runtime.cuda.device import check_target
 from kqo.runtime.cuda.engine import CudaEngine
 from kqo.runtime.cuda.target import gpu_engine, on_gpu
 from kqo.runtime.engine import Engine
@@ -114,6 +114,7 @@ class CompiledPlan:
         self._whole = whole
         self._weights = weights or Weights()
         self._rates = current_rates()
+        self._not_on_gpu: tuple[str, ...] = ()
         self._lock = threading.RLock()
         self.scan = changed_scan(logical, workload.input)
         self.placed: Placed = workload.resolve(shape(self.scan.axes))
@@ -127,9 +128,10 @@ class CompiledPlan:
             memo = explore(overlaid, rules_for(self.options), self.options.parameters)
             changed = {self.scan.name: self.placed.boxes(self.scan.axes)}
             found = gpu_engine(overlaid, memo, changed, self.options)
-            if found is not None:
+            if not isinstance(found, str):
                 on_gpu_by, gpu, self._rates = found
                 return on_gpu_by, gpu.plan, gpu.source, gpu
+            self._not_on_gpu = (found,) if found else ()
             chooser = Chooser(overlaid, memo, changed, len(self.placed), self._rates)
             physical = chooser.choose()
             source = emit(physical)
@@ -244,7 +246,7 @@ class CompiledPlan:
             engine.batch,
             engine.workers,
             self._rates,
-            notes,
+            (*self._not_on_gpu, *notes),
             self.options.parameters,
             stages(self.options, self.placed),
             self.expected,
@@ -434,7 +436,7 @@ def compile(
     options = options or Options()
     if not isinstance(workload, (Occlusion, Regions)):
         raise ArgumentError("workload", repr(workload), "kqo.Occlusion or kqo.Regions")
-    resolve_target(options.target)
+    check_target(options.target)
     if inputs is not None and not isinstance(inputs, tuple):
         inputs = (inputs,)
     lowered = lower(model, inputs, name, strict=options.strict)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from functools import lru_cache
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,10 +62,10 @@ def text_of(kernel: Kernel) -> str:
     return kernel.source.replace(kernel.name, "")
 
 
-def compile_for(kernels: dict[str, Kernel], architecture: int) -> dict[str, bytes]:
+def compile_for(kernels: dict[str, Kernel], architecture: int) -> None:
     found = cache.compile_all(kernels.values(), architecture)
-    assert all(code[:4] == b"\x7fELF" for code in found.values())
-    return found
+    assert found.keys() == kernels.keys()
+    assert all(path.read_bytes()[:4] == b"\x7fELF" for path in found.values())
 
 
 @pytest.fixture(autouse=True)
@@ -161,13 +162,13 @@ def test_newer_gpus_get_code_for_the_driver_to_translate(case):
     newest = nvrtc.architectures()[-1]
     kernel = next(iter(case.program().kernels.values()))
     code = nvrtc.compile_kernel(kernel.source, newest + 10)
-    assert f".target sm_{newest}".encode() in code and code.endswith(b"\0")
+    assert f".target sm_{newest}".encode() in code and code.rstrip().endswith(b"}")
 
 
 def test_code_is_cached(case, tmp_path, monkeypatch):
     kernel = next(iter(case.program().kernels.values()))
     first = cache.compiled(kernel, 80)
-    assert len(list((tmp_path / "cuda").iterdir())) == 1
+    assert list((tmp_path / "cuda").iterdir()) == [first]
     monkeypatch.setattr(nvrtc, "compile_kernel", lambda *_: pytest.fail("compiled again"))
     assert cache.compiled(kernel, 80) == first
     with pytest.raises(pytest.fail.Exception):
@@ -177,20 +178,29 @@ def test_code_is_cached(case, tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b[:99] + b"?" + b[100:], len])
 def test_a_damaged_file_is_compiled_anew(case, tmp_path, damage):
     kernel = next(iter(case.program().kernels.values()))
-    first = cache.compiled(kernel, 80)
-    (path,) = (tmp_path / "cuda").iterdir()
+    path = cache.compiled(kernel, 80)
     whole = path.read_bytes()
-    assert whole.endswith(first)
+    assert whole[:4] == b"\x7fELF"
     path.write_bytes(b"" if damage is len else damage(whole))
-    assert cache.compiled(kernel, 80) == first
-    assert path.read_bytes() == whole
+    assert cache.compiled(kernel, 80).read_bytes() == whole
+    assert len(list((tmp_path / "cuda").iterdir())) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(case, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("KQO_CACHE", str(tmp_path / "file"))
     kernel = next(iter(case.program().kernels.values()))
-    assert cache.compiled(kernel, 80)[:4] == b"\x7fELF"
+    found = cache.compiled(kernel, 80)
+    assert found.read_bytes()[:4] == b"\x7fELF" and tmp_path not in found.parents
+
+
+def test_where_no_file_can_be_written_it_says_so(case, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KQO_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(cache, "_own_folder", lambda: SimpleNamespace(name=tmp_path / "file"))
+    kernel = next(iter(case.program().kernels.values()))
+    with pytest.raises(DeviceError, match=r"cannot be written: File exists .KQO_CACHE=FOLDER"):
+        cache.compiled(kernel, 80)
 
 
 def test_gpus_that_a_newer_nvrtc_has_dropped_are_named(monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 
 import kqo
+from kqo.emit.cuda_program import Kernel
 from kqo.errors import ArgumentError, DeviceError
 from kqo.options import PRECISIONS, Options
 from kqo.runtime.cuda import device, results, target
@@ -37,6 +40,8 @@ def test_auto_without_a_gpu_is_numpy():
     plan = compile_for("auto")
     assert plan.source.startswith('"""')
     assert plan.run(torch.ones(1, 1, 6, 6)).scores.shape == (9, 2)
+    assert "\nOn NumPy, not on a GPU: target cuda: " in plan.explain()
+    assert "On NumPy" not in compile_for("numpy").explain()
 
 
 def test_cupy_that_finds_no_gpu_is_a_device_error(monkeypatch):
@@ -155,16 +160,66 @@ def test_a_gpu_that_cannot_be_opened_is_a_device_error(opened, status):
         device.CupyDevice()
 
 
-@pytest.mark.parametrize("fails", ["CupyDevice", "prepare"])
-def test_auto_is_numpy_where_the_gpu_fails(monkeypatch, tmp_path, fails):
+@pytest.mark.parametrize("fails", ["gpu_refusal", "CupyDevice", "prepare"])
+def test_auto_is_numpy_where_the_gpu_fails_and_says_so(monkeypatch, tmp_path, fails):
     def fail(*_):
-        raise DeviceError("the GPU failed")
+        raise DeviceError("a kernel does not compile")
 
-    monkeypatch.setattr(target, "resolve_target", lambda asked: "cuda")
+    monkeypatch.setattr(target, "gpu_refusal", lambda: None)
     monkeypatch.setattr(target, "CupyDevice", lambda: HostDevice(tmp_path))
-    broken = target if fails == "CupyDevice" else target.CudaEngine
-    monkeypatch.setattr(broken, fails, fail)
-    assert compile_for("auto").run(torch.ones(1, 1, 6, 6)).scores.shape == (9, 2)
+    if fails == "gpu_refusal":
+        monkeypatch.setattr(target, fails, lambda: DeviceError("a kernel does not compile"))
+    else:
+        monkeypatch.setattr(target if fails == "CupyDevice" else target.CudaEngine, fails, fail)
+    plan = compile_for("auto")
+    said = "On NumPy, not on a GPU: a kernel does not compile."
+    with pytest.warns(RuntimeWarning, match=said):
+        result = plan.run(torch.ones(1, 1, 6, 6))
+    assert result.scores.shape == (9, 2)
+    assert said in plan.explain().splitlines()
+
+
+class Recorded:
+    """As CuPy's RawModule and RawKernel of a file with machine code, with a note of launches."""
+
+    def __init__(self, *, path: str, launched: list) -> None:
+        self.code, self.launched = Path(path).read_bytes(), launched
+        self.max_dynamic_shared_size_bytes = 48 << 10
+
+    def get_function(self, name: str) -> Recorded:
+        self.name = name
+        return self
+
+    def __call__(self, grid, block, args, *, shared_mem=0) -> None:
+        assert shared_mem <= self.max_dynamic_shared_size_bytes
+        self.launched.append((self.name, self.code, grid, block, args, shared_mem))
+
+
+def test_kernels_are_raw_kernels_of_compiled_files(opened, monkeypatch, tmp_path):
+    monkeypatch.setenv("KQO_CACHE", str(tmp_path))
+    monkeypatch.setattr(device.nvrtc, "version", lambda: (12, 0))
+    compiled = []
+
+    def compile_kernel(source, capability, name):
+        compiled.append(name)
+        return f"{source} for {capability}".encode()
+
+    monkeypatch.setattr(device.nvrtc, "compile_kernel", compile_kernel)
+    found, launched = opened(lambda: 1.0), []
+    found.xp.RawModule = partial(Recorded, launched=launched)
+    kernels = {"small": Kernel("small", "one", 32), "large": Kernel("large", "two", 64, 90 << 10)}
+    for _ in range(2):
+        functions = found.load(kernels)
+        for name, kernel in kernels.items():
+            shared = kernel.shared_bytes(found.capability)
+            found.launch(functions[name], (2, 1, 1), kernel.threads, shared, [7])
+    small, large = launched[:2]
+    assert small == ("small", b"one for 90", (2, 1, 1), (32, 1, 1), (7,), 0)
+    assert large == ("large", b"two for 90", (2, 1, 1), (64, 1, 1), (7,), 90 << 10)
+    assert isinstance(small[4][0], np.int32)
+    assert launched[2:] == launched[:2] and sorted(compiled) == ["large", "small"]
+    with pytest.raises(DeviceError, match="huge needs 204800 bytes of shared memory; a GPU has"):
+        found.load({"huge": Kernel("huge", "three", 32, 200 << 10)})
 
 
 def test_importing_the_runtime_needs_no_cupy():

@@ -28,7 +28,7 @@ def host(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "CupyDevice", lambda: HostDevice(folder))
         patch.setattr(target, "CupyDevice", lambda: HostDevice(folder))
-        patch.setattr(device, "gpu_available", lambda: True)
+        patch.setattr(target, "gpu_refusal", lambda: None)
         yield folder
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -354,3 +355,13 @@ def test_a_plan_file_is_explained(tmp_path, capsys):
     assert main(["explain", str(path), "--stride", "3"]) == 2
     assert "stride" in capsys.readouterr().err
     assert main(["explain", str(tmp_path / "none.kqo")]) == 2
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_one_line(monkeypatch, capsys):
+    def warned(*args, **options):
+        warnings.warn("On NumPy, not on a GPU:\nno room.", RuntimeWarning, stacklevel=2)
+
+    monkeypatch.setattr("kqo.cli.app", warned)
+    assert main(["explain"]) == 0
+    assert capsys.readouterr().err == "kqo: warning: On NumPy, not on a GPU: no room.\n"

@@ -1,6 +1,7 @@
 """Compiled kernels on disk: keyed by everything that decides the machine code.
 
-A file is the SHA-256 of the code, then the code; one that is damaged is written anew.
+A file's name ends with the SHA-256 of what is in it, so that the GPU's driver reads what was looked
+at; one that is damaged is written anew.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 from kqo.emit.cuda_program import Kernel
+from kqo.errors import DeviceError
 from kqo.runtime.cuda import nvrtc
 
-DIGEST = hashlib.sha256().digest_size
-"""Bytes before the code."""
+KEY = 40
+"""Hexadecimal digits of a key; some file systems take names of no more than 143 bytes."""
 
 
 def cache_folder() -> Path:
@@ -28,38 +31,63 @@ def cache_folder() -> Path:
     return (Path(given) if given else user_cache_path("kqo")) / "cuda"
 
 
+@lru_cache(maxsize=1)
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    """This process's own, for where the cache cannot be written."""
+    return tempfile.TemporaryDirectory(prefix="kqo-cuda-", ignore_cleanup_errors=True)
+
+
 def _key(kernel: Kernel, capability: int) -> str:
     about = (nvrtc.version(), nvrtc.OPTIONS, capability, kernel.source)
-    return hashlib.sha256(repr(about).encode()).hexdigest()
+    return hashlib.sha256(repr(about).encode()).hexdigest()[:KEY]
 
 
-def compiled(kernel: Kernel, capability: int) -> bytes:
-    """Machine code of a kernel, from the cache where it is there.
+def _found(folder: Path, key: str) -> Path | None:
+    """The file of a key that is as it was written; removes others."""
+    for path in sorted(folder.glob(f"{key}-*.cubin")):
+        if hashlib.sha256(path.read_bytes()).hexdigest() == path.stem.partition("-")[2]:
+            return path
+        path.unlink()
+    return None
+
+
+def _written(folder: Path, key: str, code: bytes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=folder)
+    with os.fdopen(handle, "wb") as file:
+        file.write(code)
+    path = folder / f"{key}-{hashlib.sha256(code).hexdigest()}.cubin"
+    os.replace(temporary, path)  # whole or not at all, also beside other processes
+    return path
+
+
+def compiled(kernel: Kernel, capability: int) -> Path:
+    """A file with the machine code of a kernel, from the cache where it is there.
 
     A cache that cannot be read or written is no error: the kernel is compiled again next time.
 
     Raises:
-        DeviceError: NVRTC is missing, or rejects the text.
+        DeviceError: NVRTC is missing, or rejects the text; or no file can be written anywhere.
     """
-    path = cache_folder() / f"{_key(kernel, capability)}.cubin"
+    key = _key(kernel, capability)
     with suppress(OSError):
-        stored = path.read_bytes()
-        digest, code = stored[:DIGEST], stored[DIGEST:]
-        if hashlib.sha256(code).digest() == digest:
-            return code
+        path = _found(cache_folder(), key)
+        if path is not None:
+            return path
     code = nvrtc.compile_kernel(kernel.source, capability, kernel.name)
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(code).digest() + code)
-        os.replace(temporary, path)  # whole or not at all, also beside other processes
-    return code
+        return _written(cache_folder(), key, code)
+    try:
+        return _written(Path(_own_folder().name), key, code)
+    except OSError as error:
+        raise DeviceError(
+            f"compiled kernels cannot be written: {error.strerror}", hint="KQO_CACHE=FOLDER"
+        ) from None
 
 
-def compile_all(kernels: Iterable[Kernel], capability: int) -> dict[str, bytes]:
-    """Machine code of several kernels by name, compiled on all processors."""
+def compile_all(kernels: Iterable[Kernel], capability: int) -> dict[str, Path]:
+    """Files with the machine code of several kernels by name, compiled on all processors."""
     listed = list(kernels)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        codes = pool.map(lambda kernel: compiled(kernel, capability), listed)
-        return {kernel.name: code for kernel, code in zip(listed, codes, strict=True)}
+        paths = pool.map(lambda kernel: compiled(kernel, capability), listed)
+        return {kernel.name: path for kernel, path in zip(listed, paths, strict=True)}

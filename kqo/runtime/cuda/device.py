@@ -21,8 +21,8 @@ from kqo.runtime.cuda.cache import compile_all
 Grid = tuple[int, int, int]
 ON_CUDA = 2
 """DLPack's number for memory of a GPU."""
-MAX_DYNAMIC_SHARED = 8
-"""The driver's CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES; not every CuPy names it."""
+UNASKED_SHARED = 48 << 10
+"""Bytes of shared memory that a block may have without being allowed more."""
 OLDEST = 70
 """The oldest compute capability that kernels are written for."""
 NO_MEMORY = 2
@@ -129,8 +129,8 @@ class CupyDevice:
             yield
 
     def load(self, kernels: Mapping[str, Kernel]) -> dict[str, Any]:
-        """Compile what is not in the cache, and load all."""
-        codes = compile_all(kernels.values(), self.capability)
+        """CuPy RawKernels; compiles what is not in the cache."""
+        files = compile_all(kernels.values(), self.capability)
         found = {}
         with self.active():
             for name, kernel in kernels.items():
@@ -141,11 +141,9 @@ class CupyDevice:
                         f"{self.shared_limit} per block",
                         hint="target='numpy'",
                     )
-                module = self.xp.cuda.function.Module()
-                module.load(codes[name])
-                function = module.get_function(name)
-                if shared > 48 << 10:
-                    _allow_shared(self.xp, function, shared)
+                function = self.xp.RawModule(path=str(files[name])).get_function(name)
+                if shared > UNASKED_SHARED:
+                    function.max_dynamic_shared_size_bytes = shared
                 found[name] = function
         return found
 
@@ -223,11 +221,6 @@ def host_array(value: Any) -> NDArray[Any]:
     return np.asarray(value)
 
 
-def _allow_shared(cupy: Any, function: Any, shared: int) -> None:
-    """Let a kernel have more than 48 KiB of shared memory per block."""
-    cupy.cuda.driver.funcSetAttribute(function.ptr, MAX_DYNAMIC_SHARED, shared)
-
-
 @contextmanager
 def _usable(name: str) -> Iterator[None]:
     """Whatever keeps CuPy from computing at all, as DeviceError: a full GPU, headers that are not
@@ -258,43 +251,49 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+class NoGpuError(DeviceError):
+    """CuPy is not installed, or finds no GPU: there is none to be had."""
+
+
 def _cupy() -> tuple[Any, int]:
-    """CuPy and the number of GPUs; DeviceError where there is none."""
+    """CuPy and the number of GPUs; NoGpuError where there is none."""
     hint = "target='numpy' runs everywhere"
     try:
         import cupy
     except ImportError:
-        raise DeviceError(
+        raise NoGpuError(
             "target cuda: CuPy is not installed", hint=f"pip install 'kqo[cuda]'; {hint}"
         ) from None
     try:
         count = int(cupy.cuda.runtime.getDeviceCount())
     except Exception as error:  # CuPy raises types of its own, and OSError for missing libraries
         reason = _one_line(error)
-        raise DeviceError(f"target cuda: no GPU can be used here: {reason}", hint=hint) from None
+        raise NoGpuError(f"target cuda: no GPU can be used here: {reason}", hint=hint) from None
     if count == 0:
-        raise DeviceError("target cuda: this machine has no GPU", hint=hint)
+        raise NoGpuError("target cuda: this machine has no GPU", hint=hint)
     return cupy, count
 
 
 @lru_cache(maxsize=1)
-def gpu_available() -> bool:
-    """Whether ``target="auto"`` means a GPU here: CuPy finds one that is not too old."""
+def gpu_refusal() -> DeviceError | None:
+    """Why no GPU can be taken here; None where CuPy computes on one that is not too old."""
     try:
         CupyDevice()
-    except DeviceError:
-        return False
-    return True
+    except DeviceError as error:
+        return error
+    return None
 
 
-def resolve_target(target: str) -> str:
-    """The target that is meant: ``auto`` is ``cuda`` where there is a GPU, else ``numpy``.
+def gpu_available() -> bool:
+    """Whether ``target="auto"`` means a GPU here."""
+    return gpu_refusal() is None
+
+
+def check_target(target: str) -> None:
+    """That this machine has what is asked for by name.
 
     Raises:
-        DeviceError: ``cuda`` where there is none, with the reason.
+        DeviceError: ``cuda`` where there is no GPU, with the reason.
     """
-    if target == "auto":
-        return "cuda" if gpu_available() else "numpy"
     if target == "cuda":
         CupyDevice()
-    return target

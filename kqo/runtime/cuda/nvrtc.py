@@ -150,6 +150,8 @@ def _compiled(source: str, target: str, name: str, *options: str) -> tuple[bytes
         log = _text(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
         if status:
             raise DeviceError(f"{name} does not compile for {target}: {log}")
-        return _text(program, "CUBIN" if target.startswith("sm_") else "PTX"), log
+        if target.startswith("sm_"):
+            return _text(program, "CUBIN"), log
+        return _text(program, "PTX").rstrip(b"\0"), log
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,14 +14,18 @@ from kqo.planner.choose import Chooser
 from kqo.planner.rates import Rates
 from kqo.rewrite.memo import Memo
 from kqo.runtime.cuda.calibrate import gpu_rates
-from kqo.runtime.cuda.device import CupyDevice, resolve_target
+from kqo.runtime.cuda.device import CupyDevice, NoGpuError, gpu_refusal
 from kqo.runtime.cuda.engine import CudaEngine
 
 
 def gpu_engine(
     plan: Plan, memo: Memo, changed: Mapping[str, Boxes], options: Options
-) -> tuple[Chooser, CudaEngine, Rates] | None:
-    """The choice by a GPU's rates, the engine that runs it, and the rates; None for NumPy.
+) -> tuple[Chooser, CudaEngine, Rates] | str:
+    """The choice by a GPU's rates, the engine that runs it, and the rates. Where NumPy runs the
+    plan, a sentence that says why, which is empty where it was asked for.
+
+    With ``auto`` a GPU that fails, or cannot run the plan, is a RuntimeWarning too: kernels are
+    loaded and memory is taken to know. That there is none is no warning.
 
     Args:
         plan: the logical plan under the workload.
@@ -29,12 +34,13 @@ def gpu_engine(
         options: of the plan.
 
     Raises:
-        DeviceError: the target is ``cuda``, and there is no GPU, or the plan cannot run on it. With
-            ``auto`` the plan then runs on NumPy: kernels are loaded and memory is taken to know.
+        DeviceError: the target is ``cuda``, and there is no GPU, or the plan cannot run on it.
     """
-    if resolve_target(options.target) != "cuda":
-        return None
+    if options.target == "numpy":
+        return ""
     try:
+        if options.target == "auto" and (refusal := gpu_refusal()) is not None:
+            raise refusal
         device = CupyDevice()
         rates = gpu_rates(device.name, options.precision)
         queries = next(iter(changed.values())).queries
@@ -49,10 +55,13 @@ def gpu_engine(
         )
         if options.target == "auto":
             engine.prepare()
-    except DeviceError:
+    except DeviceError as error:
         if options.target == "cuda":
             raise
-        return None
+        said = f"On NumPy, not on a GPU: {error.message}."
+        if not isinstance(error, NoGpuError):
+            warnings.warn(said, RuntimeWarning, stacklevel=2)
+        return said
     return chooser, engine, rates
 
 
