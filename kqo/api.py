@@ -32,6 +32,7 @@ from kqo.planner.calibrate import current_rates
 from kqo.planner.choose import Chooser
 from kqo.planner.physical import PhysicalPlan
 from kqo.planner.rates import REFERENCE
+from kqo.planner.share import shared
 from kqo.profile import Expected, Profile, Threshold
 from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
@@ -133,17 +134,14 @@ class CompiledPlan:
                 return on_gpu_by, gpu.plan, gpu.source, gpu
             self._not_on_gpu = (found,) if found else ()
             chooser = Chooser(overlaid, memo, changed, len(self.placed), self._rates)
-            physical = chooser.choose()
-            source = emit(physical)
-            engine = self._numpy(physical, source, changed, self.options)
-            return chooser, physical, source, engine
+            engine = self._numpy(chooser, changed, self.options)
+            return chooser, engine.plan, engine.source, engine
 
-    def _numpy(
-        self, plan: PhysicalPlan, source: str, changed: Mapping[str, Boxes], options: Options
-    ) -> Engine:
+    def _numpy(self, by: Chooser, changed: Mapping[str, Boxes], options: Options) -> Engine:
+        plan = shared(by.choose(), changed, by.rates)
         return Engine(
             plan,
-            source,
+            emit(plan),
             changed,
             threads=options.threads,
             memory=options.memory_bytes,
@@ -250,6 +248,7 @@ class CompiledPlan:
             self.options.parameters,
             stages(self.options, self.placed),
             self.expected,
+            engine.distinct,
         )
 
     def _without(self, dropped: tuple[str, ...]) -> CompiledPlan:
@@ -355,8 +354,8 @@ class CompiledPlan:
         overlaid = self.workload.apply(self.logical)
         memo = explore(overlaid, rules.without(*fast), options.parameters)
         changed = {self.scan.name: boxes}
-        physical = Chooser(overlaid, memo, changed, boxes.queries, REFERENCE).choose()
-        return self._numpy(physical, emit(physical), changed, options)
+        chooser = Chooser(overlaid, memo, changed, boxes.queries, REFERENCE)
+        return self._numpy(chooser, changed, options)
 
     @cached_property
     def _finite_constants(self) -> bool:

@@ -87,11 +87,15 @@ def _physical(subject: Subject, timings: Timings | None) -> dict[str, Any]:
             "bytes": estimate.work.gathered + estimate.work.streamed,
             "seconds": estimate.seconds,
         }
+        if estimate.distinct is not None:
+            about["distinct_rows"] = estimate.distinct
         if timings is not None:
             about["measured_seconds"] = timings.of(number)
             about["off"] = is_off(estimate, timings.of(number), spent)
         steps.append(about)
     run: dict[str, Any] = {"seconds": prediction.seconds}
+    if saved := sum(e.rows - e.distinct for e in prediction.steps if e.distinct is not None):
+        run["saved_rows"] = saved
     if timings is not None:
         run |= {"measured_seconds": timings.wall, "measured_processor_seconds": spent}
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -105,6 +105,7 @@ class Subject:
         approximations: parameters of approximate rules.
         drill: the stages in which queries are asked; None where all are.
         expected: what the profile lets expect that chose the parameters; None without one.
+        distinct: rows that are computed by the steps that compute equal ones once, by step.
     """
 
     lowered: Plan | None
@@ -123,6 +124,7 @@ class Subject:
     approximations: Mapping[str, Any]
     drill: DrillDown | None = None
     expected: Expected | None = None
+    distinct: Mapping[int, Boxes] = field(default_factory=dict)
 
     @cached_property
     def cut(self) -> tuple[Shrink, ...]:
@@ -196,6 +198,7 @@ class Subject:
             batch=self.batch,
             workers=self.workers,
             rates=self.rates,
+            distinct=self.distinct,
         )
 
     @cached_property

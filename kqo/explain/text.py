@@ -148,6 +148,26 @@ def _measured(subject: Subject, prediction: Prediction, timings: Timings) -> str
     )
 
 
+def saved_rows(subject: Subject) -> list[str]:
+    """For each step that computes equal rows once how many it saves, and for all of them."""
+    plan = subject.physical
+    found = {
+        f"{number:3} {layer_of(plan, plan.steps[number])}": (estimate.rows, estimate.distinct)
+        for number, estimate in enumerate(subject.prediction.steps)
+        if estimate.distinct is not None
+    }
+    if not found:
+        return []
+    total = sum(rows for rows, _ in found.values()), sum(n or 0 for _, n in found.values())
+    lines = ["", "rows that are equal in several queries of a batch are computed once, and copied:"]
+    for name, (rows, computed) in {**found, "    in all": total}.items():
+        saved = rows - (computed or 0)
+        share = f"{saved / max(1, rows):.0%}"
+        counts = f"{_short(computed or 0):>7} of {_short(rows):>7} computed"
+        lines.append(f"{_shortened(name, 24):24} {counts}, {_short(saved):>7} saved ({share})")
+    return lines
+
+
 def _planned(subject: Subject, prediction: Prediction) -> list[str]:
     plan, queries = subject.physical, max(1, subject.queries)
     total = sum(e.seconds for e in prediction.steps) or 1.0
@@ -170,6 +190,7 @@ def _planned(subject: Subject, prediction: Prediction) -> list[str]:
         *table([("step", "operator", head, "rule"), *rows]),
         "",
         "rows, MACs and bytes are per query; share is of all rows of the relation.",
+        *saved_rows(subject),
     ]
 
 
@@ -219,6 +240,7 @@ def _analyzed(subject: Subject, prediction: Prediction, timings: Timings) -> lis
         "",
         f"over the whole run, in {timings.clock}{shared}; GFLOP/s are those of the definition",
         "(Winograd needs fewer); * marks estimates off by more than 2x that matter.",
+        *saved_rows(subject),
     ]
     return body
 

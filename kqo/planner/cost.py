@@ -179,7 +179,12 @@ def _blocks(rows: int, bytes_per_row: int, fewest: int = FEWEST_ROWS) -> int:
 
 
 def work(
-    form: str, node: Node, rows: int, tiles: int = 0, moved: Sequence[bool] | None = None
+    form: str,
+    node: Node,
+    rows: int,
+    tiles: int = 0,
+    moved: Sequence[bool] | None = None,
+    strips: bool = True,
 ) -> Work:
     """Counts of computing ``rows`` rows of a node in the given form.
 
@@ -190,6 +195,7 @@ def work(
         tiles: output tiles of a Winograd form, changed rows of an additive one, over all queries.
         moved: for each input whether its rows are gathered rather than read in place; by default
             those of windows are.
+        strips: whether short rows may be put together from strips.
     """
     window = roles(node)
     wide, deep, taps = size(features(node.schema)), columns_in(window), window.tap_count
@@ -213,7 +219,7 @@ def work(
     )
     if form == "gather_gemm":
         made = _gather_gemm(base, rows, taps=taps, deep=deep, wide=wide, tail=tail, moved=moved[0])
-        return _in_strips(made, base, window, rows) if moved[0] else made
+        return _in_strips(made, base, window, rows) if moved[0] and strips else made
     if form == GROUPED and isinstance(node, Physical):
         products = group_products(window, node.weight)
         return _grouped(
@@ -372,3 +378,12 @@ def _concat(base: Work, node: Node, rows: int, moved: Sequence[bool]) -> Work:
             streamed=made.streamed + 2 * rows * columns * WORD,
         )
     return made
+
+
+def with_copies(computed: Work, rows: int, columns: int) -> Work:
+    """The work of computing distinct rows, and that of copying them to where all rows are."""
+    return replace(
+        computed,
+        gather_rows=computed.gather_rows + rows,
+        gathered=computed.gathered + 2 * rows * columns * WORD,
+    )

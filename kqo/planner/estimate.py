@@ -11,7 +11,7 @@ from kqo.ir.boxes import Boxes, everything
 from kqo.ir.nodes import Physical
 from kqo.ir.window import roles, tiling
 from kqo.ir.winograd import cover
-from kqo.planner.cost import WORD, Work, work
+from kqo.planner.cost import WORD, Work, with_copies, work
 from kqo.planner.physical import PhysicalPlan, Step
 from kqo.planner.rates import Rates
 
@@ -32,11 +32,13 @@ class Estimate:
         rows: rows that it writes: delta rows of all queries, or rows of the view.
         work: what it does.
         seconds: predicted time on one core.
+        distinct: of its rows those that it computes, where it copies the others.
     """
 
     rows: int
     work: Work
     seconds: float
+    distinct: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def predict(
     batch: int,
     workers: int,
     rates: Rates,
+    distinct: Mapping[int, Boxes] | None = None,
 ) -> Prediction:
     """Estimates for one input.
 
@@ -93,19 +96,22 @@ def predict(
         batch: queries per batch.
         workers: threads.
         rates: of the machine.
+        distinct: rows that are computed by the steps that compute equal ones once, by step.
     """
     batches = -(-(queries + 1) // batch)
     steps = []
-    for step in plan.steps:
-        rows, counted = _counted(plan, step, boxes)
+    for number, step in enumerate(plan.steps):
+        fewer = (distinct or {}).get(number)
+        rows, counted = _counted(plan, step, boxes, distinct=fewer)
         seconds = counted.seconds(rates)
         if step.delta:
             # Each batch reads the kernels, however few rows it has.
-            _, each = _counted(plan, step, boxes, batches)
+            _, each = _counted(plan, step, boxes, batches, fewer)
             seconds = batches * (each.seconds(rates) + rates.bind)
         elif not step.once:
             seconds *= batches  # a view that is not materialized
-        steps.append(Estimate(rows, counted, seconds))
+        computed = None if fewer is None else int(fewer.volume().sum())
+        steps.append(Estimate(rows, counted, seconds, computed))
     seconds = RUN + STEP * len(steps) + sum(s.seconds for s in steps) / workers
     return Prediction(tuple(steps), seconds)
 
@@ -130,23 +136,31 @@ def reinference_seconds(
 
 
 def _counted(
-    plan: PhysicalPlan, step: Step, boxes: Mapping[int, Boxes], batches: int = 1
+    plan: PhysicalPlan,
+    step: Step,
+    boxes: Mapping[int, Boxes],
+    batches: int = 1,
+    distinct: Boxes | None = None,
 ) -> tuple[int, Work]:
     """Rows of a step, and the work for one of several equal batches of them."""
     table = plan.tables[step.table]
     rows = -(-int(boxes[step.table].volume().sum()) // batches) if step.delta else table.rows
     if step.form == "patch":
-        moved = 2 * rows * table.columns * WORD
-        return rows, Work(pairs=rows * table.columns, streamed=moved, indices=rows)
+        both = 2 * rows * table.columns * WORD
+        return rows, Work(pairs=rows * table.columns, streamed=both, indices=rows)
     tiles = 0
+    computed = rows if distinct is None else -(-int(distinct.volume().sum()) // batches)
     if step.form == "winograd" and isinstance(step.node, Physical):
         if step.delta:
-            tiles = -(-tiles_of(boxes[step.table], step.node) // batches)
+            tiles = -(-tiles_of(distinct or boxes[step.table], step.node) // batches)
         else:
             tiles = tiles_of(everything(table.positions, 1), step.node)
     elif step.form == "additive" and step.sources[0] is not None:
         tiles = -(-int(boxes[step.sources[0]].volume().sum()) // batches)
-    counted = work(step.form, step.node, rows, tiles, _moved(step, boxes))
+    moved = _moved(step, boxes)
+    counted = work(step.form, step.node, computed, tiles, moved, strips=distinct is None)
+    if distinct is not None:
+        counted = with_copies(counted, rows, table.columns)
     # Row numbers of a view are computed once, when the plan is bound.
     return rows, counted if step.delta else replace(counted, indices=0)
 

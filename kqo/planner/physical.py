@@ -68,6 +68,7 @@ class Step:
         sources: ids of the tables it reads, aligned with the node's data inputs; None for
         constants.
         rule: the physical rule that chose the form; empty for the plain implementation.
+        shared: whether it computes rows that are equal once per batch.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Step:
     once: bool
     sources: tuple[int | None, ...]
     rule: str = ""
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from kqo.runtime.templates import Templates
 from kqo.runtime.tiles import FEWEST_SHARED, Tiles, place
 from kqo.runtime.workspace import Input
 
+if TYPE_CHECKING:
+    from kqo.runtime.sharing import Shared
+
 Values = NDArray[Any]
 SHARED = 400_000
 """Elementwise operations that are worth handing a part of to another thread."""
@@ -51,6 +54,7 @@ class Bound:
         overlay: for the rows that the workload changed, writes a range of rows.
         starts: for an additive form, changed rows before those of each query, and of all.
         view: for an additive form, the view rows of what it reads.
+        shared: how the rows of the batch are put together, where the step computes distinct ones.
     """
 
     target: Values
@@ -64,6 +68,7 @@ class Bound:
     overlay: Callable[[int, int], None] | None = None
     starts: Ints | None = None
     view: Values | None = None
+    shared: Shared | None = None
 
     def old_sum(self) -> Values:
         """The sum over all view rows, added up in float64, shape (columns,)."""

@@ -30,6 +30,8 @@ from kqo.runtime.patch import PatchRows
 from kqo.runtime.plain import plain
 from kqo.runtime.rows import Ints, Region, everything
 from kqo.runtime.schedule import Queue, batches_of
+from kqo.runtime.sharing import Sharing
+from kqo.runtime.sharing import run as run_step
 from kqo.runtime.shrink import Moving, shrinking_of, together
 from kqo.runtime.slots import spans_of
 from kqo.runtime.storage import Storage
@@ -103,12 +105,12 @@ class Engine:
         self._moving: Set[int] = self._shrinking.tables if self._shrinking else frozenset()
         self._limits: dict[int, float] = {}
         self._bind_regions()
+        self._sharing = Sharing(plan, self.changed)
         self._tail = tail_of(plan, self.boxes)
         kept = self._tail.kept if self._tail is not None else ()
         spans = spans_of(plan, self.boxes, kept)
-        self._footprint = Footprint(
-            plan, self.boxes, spans, self._tail, self.workers, self.queries, self._batches
-        )
+        about = (plan, self.boxes, spans, self._tail, self.workers, self.queries, self._batches)
+        self._footprint = Footprint(*about, self._sharing.shares(self.boxes))
         memory = memory or self._footprint.usual
         self.batch = min(batch or self._footprint.batch(memory), self.queries)
         self.batches = self._batches(self.batch)
@@ -165,6 +167,11 @@ class Engine:
         """Bytes of rows and scratch held, without the constants."""
         return self.storage.nbytes if self._allocated else 0
 
+    @property
+    def distinct(self) -> dict[int, Boxes]:
+        """The rows that steps compute which compute equal ones once, by their number."""
+        return self._sharing.of_all(self.boxes, self.batches)
+
     def views_are_finite(self) -> bool:
         """Whether no value of a base relation or view of the last run is NaN or infinite."""
         return are_finite(self.storage.views())
@@ -179,6 +186,8 @@ class Engine:
         made: dict[Any, Any],
         last: Bound | None = None,
     ) -> Bound:
+        if step.shared:
+            return self._sharing.bind(number, binder, out, batch, last)
         bound = binder.bind(step, out, last)
         k = self.constants[number]
         if step.form == "plain":
@@ -323,7 +332,9 @@ class Engine:
         began = at = time.thread_time()
 
         def stays(number: int, step: Step) -> bool:
-            if step.form in ("patch", "opaque") or outs[number] is not held.outs.get(number):
+            if step.shared or step.form in ("patch", "opaque"):
+                return False  # what they write depends on more than which rows there are
+            if outs[number] is not held.outs.get(number):
                 return False
             read = [t for t in step.sources if t is not None]
             return all(regions.get(t) is held.regions.get(t) for t in read) and all(
@@ -350,7 +361,7 @@ class Engine:
             if timings is not None:
                 at = time.thread_time()
             if bound.blocks:
-                self.functions[number](bound, self.constants[number], workspace, bound.blocks)
+                run_step(bound, self.functions[number], self.constants[number], workspace)
             if number in self._limits:
                 assert moving is not None
                 views = self.storage.buffers[step.table]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -78,6 +78,7 @@ class Footprint:
         workers: threads.
         queries: of the workload.
         cut: the batches of a size.
+        distinct: of the rows of a step that computes equal ones once, the share that it computes.
     """
 
     plan: PhysicalPlan
@@ -87,6 +88,7 @@ class Footprint:
     workers: int
     queries: int
     cut: Callable[[int], list[Ints]]
+    distinct: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def view_bytes(self) -> int:
@@ -144,8 +146,14 @@ class Footprint:
             scratch_bytes(s, itemsize, capacities.get(s.table) if s.delta else None)
             for s in self.plan.steps
         )
-        rows = (self.arena(capacities).size + areas) * itemsize
+        copied = max((self._distinct(n, capacities) for n in self.distinct), default=0)
+        rows = (self.arena(capacities).size + areas + copied) * itemsize
         return self.view_bytes + (rows + numbers + scratch) * self.workers
+
+    def _distinct(self, number: int, capacities: Mapping[int, int]) -> int:
+        """Elements of the distinct rows of a step."""
+        table = self.plan.tables[self.plan.steps[number].table]
+        return math.ceil(self.distinct[number] * capacities[table.id]) * table.columns
 
     def batch(self, memory: int) -> int:
         """Queries of a batch for which the memory suffices."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import kqo
 from kqo.api import rules_for
+from kqo.planner import share
 from kqo.planner.choose import Chooser
 from kqo.workloads.changed import fill_values
 from tests.property.layers import Draw, Shape, one_of
@@ -119,17 +120,19 @@ def questions(draw: Draw, network: Network) -> Question:
 
 @contextmanager
 def random_costs(seed: int | None) -> Iterator[None]:
-    """Random costs of forms, so that the planner chooses any of them; None leaves the costs."""
+    """Random costs of forms, so that the planner chooses any of them, and computes equal rows once
+    or not; None leaves the costs."""
     if seed is None:
         yield
         return
     generator = np.random.default_rng(seed)
-    kept = Chooser._own_cost
+    kept, pays = Chooser._own_cost, share.pays
     Chooser._own_cost = lambda *_: float(generator.random())  # type: ignore[method-assign]
+    share.pays = lambda *_: bool(generator.random() < 0.7)
     try:
         yield
     finally:
-        Chooser._own_cost = kept  # type: ignore[method-assign]
+        Chooser._own_cost, share.pays = kept, pays  # type: ignore[method-assign]
 
 
 def occluded(

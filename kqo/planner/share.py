@@ -1,0 +1,91 @@
+"""Where it pays to compute equal rows once: the steps that do, by their cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from kqo.ir.boxes import Boxes, bind, project
+from kqo.ir.nodes import Physical
+from kqo.ir.region import Region, is_clipped, shrinks
+from kqo.ir.schema import features, names, size
+from kqo.planner.cost import with_copies, work
+from kqo.planner.distinct import distinct, seen
+from kqo.planner.estimate import tiles_of
+from kqo.planner.physical import PhysicalPlan, Step
+from kqo.planner.rates import Rates
+from kqo.planner.reach import reaches
+
+FORMS = ("gather_gemm", "grouped_gemm", "winograd", "taps")
+"""Forms that work on each row by itself, and do more for it than a copy does."""
+BATCH, BATCHES = 16, 4
+"""Queries of a batch, and batches, that the choice is made by."""
+PIECES = 3
+"""Pieces along each axis."""
+PIECE = 6e-6
+"""Seconds that a piece of a query takes to be compared with those before it, and copied."""
+LEAST = 0.95
+"""Of the time of all rows that distinct ones may take for the choice to fall on them."""
+
+
+def shared(plan: PhysicalPlan, changed: Mapping[str, Boxes], rates: Rates) -> PhysicalPlan:
+    """The plan whose steps compute equal rows once, wherever that takes less time.
+
+    Never where a rule cut regions: what a row reads beyond one is the view, so that it is not what
+    it sees of the changed box that decides its value.
+
+    Args:
+        plan: the physical plan, as chosen.
+        changed: where each query changes the base relations.
+        rates: of the machine.
+    """
+    regions = [table.region for table in plan.tables if table.region is not None]
+    if any(is_clipped(region) or shrinks(region) for region in regions):
+        return plan
+    known = reaches(plan)
+    scans = [plan.tables[t] for t in plan.scans if plan.tables[t].region is not None]
+    if not known:
+        return plan
+    whole = changed[scans[0].name]
+    middle = max(0, whole.queries - BATCH * BATCHES) // 2
+    some = np.arange(middle, min(whole.queries, middle + BATCH * BATCHES))
+    asked = {name: boxes.select(some) for name, boxes in changed.items()}
+    bound: dict[Region, Boxes] = {}
+    steps = list(plan.steps)
+    for number, step in enumerate(steps):
+        reach = known.get(step.table)
+        if reach is None or not reach.along or not step.delta or step.form not in FORMS:
+            continue
+        table = plan.tables[step.table]
+        assert table.region is not None and isinstance(step.node, Physical)
+        boxes = project(bind(table.region, asked, bound), names(table.positions))
+        rows = seen(boxes, asked[scans[0].name], reach, np.arange(len(some)) // BATCH)
+        if rows is None:
+            continue
+        made = distinct(rows)
+        if pays(step, boxes, Boxes(boxes.axes, made.lo, made.hi), rates):
+            steps[number] = replace(step, shared=True)
+    return replace(plan, steps=tuple(steps))
+
+
+def pays(step: Step, boxes: Boxes, computed: Boxes, rates: Rates) -> bool:
+    """Whether computing the distinct rows and copying them takes less time than computing all.
+
+    Args:
+        step: of the plan.
+        boxes: the rows of some queries.
+        computed: those that are distinct.
+        rates: of the machine.
+    """
+    rows, fewer = int(boxes.volume().sum()), int(computed.volume().sum())
+    tiles = less = 0
+    if step.form == "winograd" and isinstance(step.node, Physical):
+        tiles, less = tiles_of(boxes, step.node), tiles_of(computed, step.node)
+    every = work(step.form, step.node, rows, tiles).seconds(rates)
+    columns = size(features(step.node.schema))
+    found = with_copies(work(step.form, step.node, fewer, less, strips=False), rows, columns)
+    pieces = boxes.queries * PIECES ** len(boxes.axes)
+    seconds = found.seconds(rates) + pieces * PIECE
+    return bool(seconds < LEAST * every)
