@@ -39,10 +39,31 @@ def coarse() -> list[Setting]:
     ]
 
 
+def doubted() -> list[Setting]:
+    """Drill-down from every fourth position to where the heatmap is most in doubt, by the share of
+    the others that is asked."""
+    return [
+        Setting(f"r {r:g} by error (step 4)", "error", {"step": 4, "share": r, "order": "error"}, r)
+        for r in (0.0, 0.1, 0.25, 0.4, 0.6)
+    ]
+
+
 def enough() -> list[Setting]:
-    """Drill-down from every third position, by the estimated similarity at which it ends."""
-    values = (0.5, 0.6, 0.7, 0.8, 0.9)
-    return [Setting(f"until {u:g} (step 3)", "until", {"step": 3, "until": u}, u) for u in values]
+    """The same, by the estimated similarity at which it ends."""
+    return [
+        Setting(
+            f"until {u:g} by error (step 4)", "until", {"step": 4, "until": u, "order": "error"}, u
+        )
+        for u in (0.6, 0.7, 0.8, 0.88, 0.95)
+    ]
+
+
+def first_order() -> list[Setting]:
+    """The gradient times the change in place of a coarse grid, by the share that is asked."""
+    return [
+        Setting(f"gradient, r {r:g}", "gradient", {"first": "gradient", "share": r}, r)
+        for r in (0.0, 0.1, 0.25, 0.4, 0.6)
+    ]
 
 
 def combined() -> list[Setting]:
@@ -54,12 +75,12 @@ def combined() -> list[Setting]:
         "tau 0.5, threshold 0.2": {"approximations": {"tau": 0.5}, "threshold": 0.2},
     }
     drills: dict[str, dict[str, Any]] = {
-        "r 0.1": {"share": 0.1},
-        "r 0.25": {"share": 0.25},
-        "until 0.75": {"until": 0.75},
+        "step 3, r 0.1": {"step": 3, "share": 0.1},
+        "step 3, r 0.25": {"step": 3, "share": 0.25},
+        "step 4, until 0.88 by error": {"step": 4, "until": 0.88, "order": "error"},
     }
     return [
-        Setting(f"step 3, {asked}, {cut}", "combined", {"step": 3, **drill, **options})
+        Setting(f"{asked}, {cut}", "combined", {**drill, **options})
         for asked, drill in drills.items()
         for cut, options in cuts.items()
     ]
@@ -70,7 +91,9 @@ FAMILIES = {
     "threshold": measured,
     "r": refined,
     "step": coarse,
+    "error": doubted,
     "until": enough,
+    "gradient": first_order,
     "combined": combined,
 }
 """Groups of settings by name."""
@@ -80,7 +103,9 @@ AXES = {
     "threshold": "threshold: of the change, in standard deviations of the layer",
     "r": "r: share of the positions outside of the coarse grid (step 3)",
     "step": "step of the coarse grid, in positions (r = 0.25)",
-    "until": "until: estimated SSIM at which refinement ends (step 3)",
+    "error": "r: share of the positions outside of the coarse grid, by error (step 4)",
+    "until": "until: estimated SSIM at which refinement ends, by error (step 4)",
+    "gradient": "r: share of the positions, by gradient times change",
 }
 """The groups that are ablations of one parameter, and what the axis of their plot says."""
 
