@@ -37,6 +37,7 @@ from kqo.ir.region import Region, Shrink
 from kqo.ir.scalar import Var
 from kqo.ir.schema import has_query, names, positions, size, without_query
 from kqo.ir.window import always_finds, roles
+from kqo.planner.additive import left_out
 from kqo.planner.cost import work
 from kqo.planner.estimate import tiles_of
 from kqo.planner.physical import PhysicalPlan, Step, Table
@@ -226,6 +227,13 @@ class Chooser:
         elif candidate.form == "additive":
             tiles = self.rows(candidate.node.inputs[0])
         counted = work(candidate.form, candidate.node, rows, tiles)
+        if self.rates.linear_block and candidate.form == "gather_gemm" and has_query(node.schema):
+            source = candidate.node.inputs[0]
+            axes = positions(source.schema)
+            moved = self.boxes(source) if self.overlay(source) is not None else None
+            counted = left_out(
+                counted, candidate.form, candidate.node, rows, moved, axes, self.rates
+            )
         return counted.seconds(self.rates) + self.rates.bind
 
     def cost(self, node: Node) -> tuple[float, Candidate | None]:

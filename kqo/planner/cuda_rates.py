@@ -7,7 +7,8 @@ in seconds are rough.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 from kqo.planner.rates import REFERENCE, Rates
 
@@ -17,7 +18,14 @@ MEMORY = 2e12
 """Bytes per second, read plus write."""
 
 
-def cuda_rates(precision: str) -> Rates:
+@dataclass(frozen=True, slots=True)
+class GpuRates(Rates):
+    """Sustained rates of a GPU."""
+
+    linear_block: ClassVar[int] = 128
+
+
+def cuda_rates(precision: str) -> GpuRates:
     """Rates of one GPU with products in a precision.
 
     Args:
@@ -28,9 +36,10 @@ def cuda_rates(precision: str) -> Rates:
     memory = 2 * MEMORY if precision == "float16" else MEMORY
     table = tuple(tuple(product for _ in row) for row in REFERENCE.gemm)
     # Minimal filtering is emitted in float32 only; elsewhere the product over gathered rows is run.
-    return replace(
-        REFERENCE,
-        gemm=table,
+    return GpuRates(
+        REFERENCE.inner,
+        REFERENCE.wide,
+        table,
         panel=memory,
         batched=PRODUCTS["float32"] if precision == "float32" else product / 16,
         transform=10e12,

@@ -11,6 +11,7 @@ from kqo.ir.boxes import Boxes, everything
 from kqo.ir.nodes import Physical
 from kqo.ir.window import roles, tiling
 from kqo.ir.winograd import cover
+from kqo.planner.additive import left_out, shares
 from kqo.planner.cost import WORD, Work, with_copies, work
 from kqo.planner.physical import PhysicalPlan, Step
 from kqo.planner.rates import Rates
@@ -102,12 +103,15 @@ def predict(
     steps = []
     for number, step in enumerate(plan.steps):
         fewer = (distinct or {}).get(number)
-        rows, counted = _counted(plan, step, boxes, distinct=fewer)
+        rows, every = _counted(plan, step, boxes, distinct=fewer)
+        counted = _left_out(every, plan, step, boxes, rows, rates)
         seconds = counted.seconds(rates)
         if step.delta:
             # Each batch reads the kernels, however few rows it has.
-            _, each = _counted(plan, step, boxes, batches, fewer)
+            each_rows, each = _counted(plan, step, boxes, batches, fewer)
+            each = _left_out(each, plan, step, boxes, each_rows, rates)
             seconds = batches * (each.seconds(rates) + rates.bind)
+            seconds += shares(every, counted).seconds(rates)
         elif not step.once:
             seconds *= batches  # a view that is not materialized
         computed = None if fewer is None else int(fewer.volume().sum())
@@ -163,6 +167,22 @@ def _counted(
         counted = with_copies(counted, rows, table.columns)
     # Row numbers of a view are computed once, when the plan is bound.
     return rows, counted if step.delta else replace(counted, indices=0)
+
+
+def _left_out(
+    counted: Work,
+    plan: PhysicalPlan,
+    step: Step,
+    boxes: Mapping[int, Boxes],
+    rows: int,
+    rates: Rates,
+) -> Work:
+    """The work without what additive linear layers of a GPU leave out."""
+    if not step.delta or not step.sources or step.sources[0] is None:
+        return counted
+    source = plan.tables[step.sources[0]]
+    changed = boxes.get(source.id) if source.view else None
+    return left_out(counted, step.form, step.node, rows, changed, source.positions, rates)
 
 
 def _moved(step: Step, boxes: Mapping[int, Boxes]) -> tuple[bool, ...] | None:

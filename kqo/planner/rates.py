@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import bisect
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
 
 from kqo.errors import ArgumentError
 
@@ -32,8 +32,11 @@ class Rates:
         index: row numbers per second.
         bind: seconds of one step's fixed cost, per batch.
         source: where they come from: ``reference``, or ``calibrated``.
+        linear_block: queries that share a product over all positions of a feature map, which
+            leaves out positions that none of them changes; 0 where nothing is left out.
     """
 
+    linear_block: ClassVar[int] = 0
     inner: tuple[int, ...] = (4, 27, 64, 256, 1024, 4096)
     wide: tuple[int, ...] = (16, 64, 256, 1024)
     gemm: tuple[tuple[float, ...], ...] = (
@@ -78,7 +81,7 @@ class Rates:
         Raises:
             ArgumentError: a name that is missing or unknown, or a value that is no positive number.
         """
-        names = set(cls.__dataclass_fields__)
+        names = {field.name for field in fields(cls)}
         if set(values) != names:
             raise ArgumentError("rates", sorted(values), f"exactly {', '.join(sorted(names))}")
         plain = {k: v for k, v in values.items() if k not in ("inner", "wide", "gemm", "source")}

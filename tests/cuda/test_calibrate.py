@@ -8,7 +8,7 @@ from kqo.cli import calibrate as command
 from kqo.errors import ArgumentError, DeviceError
 from kqo.options import PRECISIONS
 from kqo.planner import calibrate as kept
-from kqo.planner.cuda_rates import cuda_rates
+from kqo.planner.cuda_rates import GpuRates, cuda_rates
 from kqo.planner.rates import REFERENCE
 from kqo.runtime.cuda.calibrate import calibrate_gpu, gpu_rates, rates_file
 from kqo.runtime.cuda.device import gpu_available
@@ -54,7 +54,7 @@ def test_rates_are_kept_by_gpu_and_precision(tmp_path, monkeypatch):
     monkeypatch.delenv(kept.VARIABLE)
     assert gpu_rates("one", "tf32") == cuda_rates("tf32")
     kept.keep(REFERENCE, rates_file("one", "tf32"))
-    assert gpu_rates("one", "tf32") == REFERENCE
+    assert gpu_rates("one", "tf32") == GpuRates.from_dict(REFERENCE.to_dict())
     assert gpu_rates("one", "float16") == cuda_rates("float16")
     assert gpu_rates("another", "tf32") == cuda_rates("tf32")
     monkeypatch.setenv(kept.VARIABLE, "reference")

@@ -18,7 +18,7 @@ from kqo.lang.ruleset import load_rules
 from kqo.planner import calibrate as kept
 from kqo.planner.choose import Chooser
 from kqo.planner.cost import work
-from kqo.planner.cuda_rates import cuda_rates
+from kqo.planner.cuda_rates import GpuRates, cuda_rates
 from kqo.planner.estimate import tiles_of
 from kqo.planner.physical import Step
 from kqo.planner.rates import REFERENCE, Rates
@@ -209,4 +209,5 @@ def gpu_rates(device: str, precision: str) -> Rates:
     always where ``KQO_RATES`` is ``reference``."""
     if os.environ.get(kept.VARIABLE) == "reference":
         return cuda_rates(precision)
-    return kept.read(rates_file(device, precision)) or cuda_rates(precision)
+    found = kept.read(rates_file(device, precision))
+    return GpuRates.from_dict(found.to_dict()) if found else cuda_rates(precision)
