@@ -215,7 +215,7 @@ def test_surfaces_keep_their_quality_with_all_approximations_together():
         kqo.Occlusion(16, 4),
         kqo.Options(progress=False, reinference="never"),
     )
-    plan = exact.approximated(step=3, until=0.75, tau=0.5, threshold=0.2)
+    plan = exact.approximated(step=4, until=0.88, order="error", tau=0.5, threshold=0.2)
     found = []
     for image in images:
         truth = exact.run(image)
