@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from kqo.ir.equations import Affine
 from kqo.ir.nodes import GROUPED, Const, Domain, Group, Join, Node, Physical
 from kqo.ir.physical import CONCAT, concatenated
 from kqo.ir.scalar import Call, Expr, Num, Var
@@ -306,15 +307,16 @@ def _grouped(
 def _in_strips(made: Work, base: Work, window: Window, rows: int) -> Work:
     """The product's work where windows are put together from runs along the last axis.
 
-    Each run is shared by some of the windows along the other axes; about as many are made as there
-    are rows, times the taps of one of these axes.
+    Each run is shared by the windows along the other axes that read it; about as many are made as
+    there are rows, times the strides along these axes.
     """
     deep = columns_in(window)
     if deep * WORD > SHORT_ROW or len(window.taps) < 2 or len(window.taps) != len(window.rows):
         return made
     last = window.taps[-1].extent or 1
     runs = rows * (window.tap_count // last)
-    single = rows * last * (window.taps[0].extent or 1)
+    strides = (c.terms[0][0] for _, c in window.reads[:-1] if isinstance(c, Affine) and c.terms)
+    single = rows * last * math.prod(strides)
     return replace(
         made,
         gather_rows=base.gather_rows + runs + single,
