@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,7 +94,8 @@ def run(
             typer.echo(f"  {line}")
         if interrupted:
             break
-    text = json.dumps({"plan": plan.name, "results": summaries}, indent=2)
+    about = {"plan": plan.name, "results": _for_json(summaries)}
+    text = json.dumps(about, indent=2, allow_nan=False)
     (output / "summary.json").write_text(text + "\n", encoding="utf-8")
     if interrupted:
         typer.echo(f"interrupted: {len(summaries)} of {len(images)} images are in {output}")
@@ -245,6 +247,11 @@ def draw(
         per_pixel = np.nan_to_num(result.attribution(target, probability))
         heat, origin, stride = per_pixel.mean(axis=0), (0, 0), (1, 1)
         window = (1, 1)
+    subtitle = f"{len(placed)} positions"
+    finite = np.isfinite(heat)
+    if not finite.all():
+        subtitle += f", {np.count_nonzero(~finite)} without a finite score are drawn as 0"
+        heat = np.where(finite, heat, 0)
     measure = "probability" if probability or result.probabilities else "score"
     draw_heatmap(
         preprocess.picture(image),
@@ -254,9 +261,18 @@ def draw(
         stride=stride,  # type: ignore[arg-type]
         origin=origin,  # type: ignore[arg-type]
         title=f"{name}: {result.class_name(number)}",
-        subtitle=f"{len(placed)} positions",
+        subtitle=subtitle,
         value_label=f"drop of the {measure} when hidden",
     )
+
+
+def _for_json(value: Any) -> Any:
+    """Plain values with null for NaN and infinity, which JSON has no words for."""
+    if isinstance(value, dict):
+        return {name: _for_json(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_for_json(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def stems(paths: list[Path]) -> list[str]:

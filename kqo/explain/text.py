@@ -92,8 +92,8 @@ def _head(subject: Subject, prediction: Prediction) -> list[str]:
     plan, queries = subject.physical, max(1, subject.queries)
     by = subject.approximate
     first = f"APPROXIMATE ({'; '.join(by)})" if by else "EXACT"
-    first += f" incremental plan of {plan.name}: {subject.queries} queries in batches of "
-    first += str(subject.batch)
+    first += f" incremental plan of {plan.name}: {subject.queries} "
+    first += f"{'query' if subject.queries == 1 else 'queries'} in batches of {subject.batch}"
     lines = [first]
     if by:
         quality = "not known (kqo tune measures it)"
@@ -110,9 +110,11 @@ def _head(subject: Subject, prediction: Prediction) -> list[str]:
         if step.delta
     )
     if macs.deltas:
+        # Where they are most of it, the numbers before do not explain the ratio.
+        views = " with the views" if macs.views > macs.deltas else ""
         lines.append(
             f"multiply-adds per query: {human(macs.deltas / queries)} of {human(macs.full)} by "
-            f"full re-inference, {macs.fewer:.1f}x fewer"
+            f"full re-inference, {macs.fewer:.1f}x fewer{views}"
         )
     held = sum(t.rows * t.columns for t in plan.tables if t.view) * 4
     lines.append(

@@ -114,10 +114,12 @@ class Preprocess:
         return np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32)
 
     def picture(self, tensor: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The picture (H, W, 3), RGB, that an input (C, H, W) shows: the inverse of apply."""
+        """The picture (H, W, 3), RGB, that an input (C, H, W) shows: the inverse of apply;
+        black where the input is NaN."""
         mean, std = self._moments()
         pixels = tensor.transpose(1, 2, 0) * std + mean
-        pixels = np.clip(np.rint(pixels / np.float32(self.scale)), 0, 255).astype(np.uint8)
+        pixels = np.clip(np.rint(pixels / np.float32(self.scale)), 0, 255)
+        pixels = np.nan_to_num(pixels).astype(np.uint8)
         if self.channels == "bgr":
             pixels = pixels[:, :, ::-1]
         return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))

@@ -214,6 +214,16 @@ def test_run_writes_pictures_scores_and_a_summary(capsys, saved, photo, tmp_path
     assert str(photo) in capsys.readouterr().out
 
 
+def test_an_image_that_is_not_finite_has_a_picture_too(capsys, saved, photo, tmp_path):
+    np.save(tmp_path / "nan.npy", np.full((3, 24, 24), np.nan, dtype=np.float32))
+    images = [str(tmp_path / "nan.npy"), str(photo)]
+    assert main(["run", "f.kqo", *images, "-o", str(tmp_path)]) == 0
+    assert {"nan.png", "nan.npz", "photo.png"} <= {path.name for path in tmp_path.iterdir()}
+    text = (tmp_path / "summary.json").read_text()
+    first, second = json.loads(text, parse_constant=pytest.fail)["results"]
+    assert first["images"][0]["score"] is None and second["images"][0]["score"] is not None
+
+
 @pytest.mark.parametrize("positions", [[[1, 1], [5, 9]], [[0, 0], [3, 3], [6, 0]]])
 def test_run_draws_positions_that_fill_no_lattice(saved, photo, tmp_path, positions):
     saved.workload = Occlusion(6, 3, positions=positions)

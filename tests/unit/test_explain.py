@@ -42,6 +42,14 @@ def plan():
     return compiled()
 
 
+def test_one_query_costs_its_views_too():
+    workload = kqo.Occlusion(3, 100)
+    text = kqo.compile(Residual().eval(), (torch.zeros(1, *SHAPE),), workload).explain()
+    first, second, *_ = text.splitlines()
+    assert first.endswith(": 1 query in batches of 1")
+    assert second.endswith("x fewer with the views")
+
+
 @pytest.fixture(scope="module")
 def loaded(plan, tmp_path_factory):
     path = tmp_path_factory.mktemp("plan") / "plan.kqo"
