@@ -169,19 +169,19 @@ class Point:
 def reached(similarities: Sequence[float]) -> float:
     """What another image reaches with probability :data:`CONFIDENCE`, going by a sample.
 
-    Of n exchangeable images and one more, the one more is below the k-th lowest of the n with
-    probability k / (n + 1) (Wilks 1941): from 19 images on an order statistic says it, whatever the
-    distribution. For fewer it is the lowest or, where that is lower, Student's prediction limit on
-    -log(1 - similarity), which is fitted to them.
+    The lower of two: Student's prediction limit on -log(1 - similarity), and, whatever the
+    distribution, an order statistic: of n exchangeable images and one more, the one more is below
+    the k-th lowest of the n with probability k / (n + 1) (Wilks 1941), from 19 images on. For fewer
+    the lowest. One of them alone promises too much for a setting that is the fastest of many: of
+    settings that were so chosen on 20 images one in seven kept it on less than 90 % of others.
 
     Args:
         similarities: at most 1; at least one.
     """
     count, lowest = len(similarities), min(similarities)
-    k = math.floor((1 - CONFIDENCE) * (count + 1))
-    if k >= 1:
-        return sorted(similarities)[k - 1]
-    if lowest >= 1 or count < 2:
+    k = max(1, math.floor((1 - CONFIDENCE) * (count + 1)))
+    ranked = sorted(similarities)[k - 1]
+    if lowest == max(similarities):
         return lowest
     from scipy.stats import t
 
@@ -189,7 +189,7 @@ def reached(similarities: Sequence[float]) -> float:
     mean = math.fsum(logs) / count
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in logs) / (count - 1))
     limit = mean - float(t.ppf(CONFIDENCE, count - 1)) * deviation * math.sqrt(1 + 1 / count)
-    return max(-1.0, min(lowest, 1 - math.exp(-limit)))  # no similarity is lower
+    return max(-1.0, min(ranked, 1 - math.exp(-limit)))  # no similarity is lower
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,12 @@ PAIRS = 2
 """Thresholds that are tried with the best tau."""
 HARMLESS = 0.9
 """Similarity of each image from which on a tau and a threshold are worth trying together."""
-STEPS = {"score": (2, 3, 4, 6), "error": (2, 3, 4, 5, 6)}
+STEPS = {"score": (2, 3, 4), "error": (2, 3, 4, 5)}
 """Steps that are looked at, by the order of the other cells."""
 PARTS = (0, 1, 2, 4, 6, 9, 13)
 """Shares that are looked at, by their number in ``SHARES``."""
 UNTILS = (0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+"""Estimated similarities that are looked at, with the order by error."""
 TIMED = ((4, 0.0), (2, 0.3))
 """Steps and shares of the drill-downs whose time is taken."""
 TIMED_IMAGES = 3
@@ -95,9 +96,8 @@ def tune_plan(
 ) -> Profile:
     """Measure what approximations reach on sample images of the kind that the plan is for.
 
-    Nothing of the plan's own approximations has a part in it. From 19 images on, what is promised
-    for other images follows from the order of what was measured alone; see
-    :func:`kqo.profile.reached`.
+    Nothing of the plan's own approximations has a part in it. What is promised for other images
+    is said by :func:`kqo.profile.reached`; take 20 images or more.
 
     Args:
         images: each (C, H, W), or a tuple of the model's inputs.
@@ -231,7 +231,7 @@ class _Tuner:
                 for part in PARTS:
                     setting = replace(base, share=float(SHARES[part]))
                     note(setting, *drilled.after(part))
-                for until in UNTILS:
+                for until in UNTILS if order == "error" else ():
                     part = next(n for n in range(len(SHARES)) if drilled.estimate(n) >= until)
                     note(replace(base, until=until), *drilled.after(part))
 

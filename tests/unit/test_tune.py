@@ -85,9 +85,10 @@ def test_what_was_measured_is_what_a_plan_gives(exact: kqo.api.CompiledPlan, mon
     monkeypatch.setattr(tuning, "front", kept)
     monkeypatch.setattr(tuning, "TAUS", (0.6,))
     exact.tune([image(n) for n in range(4)])
-    looked = sum(map(len, tuning.STEPS.values()))
-    assert len(points) == 2 * (1 + looked * (len(tuning.PARTS) + len(tuning.UNTILS)))
-    for point in (points[4], points[15], points[31], points[100], points[200], points[-6]):
+    score, error = len(tuning.STEPS["score"]), len(tuning.STEPS["error"])
+    looked = (score + error) * len(tuning.PARTS) + error * len(tuning.UNTILS)
+    assert len(points) == 2 * (1 + looked)
+    for point in (points[4], points[15], points[31], points[100], points[120], points[-6]):
         setting = point.setting
         plan = exact.approximated(
             tau=setting.tau,
