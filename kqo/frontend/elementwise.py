@@ -23,6 +23,12 @@ _EXPRESSIONS: dict[str, Expr] = {
     "square": times(V, V),
     "expm1": call("sub", call("exp", V), 1.0),
     "logical_not": call("eq", V, 0.0),
+    "isnan": call("eq", call("eq", V, V), 0.0),
+    "trunc": call("where", call("gt", V, 0.0), call("floor", V), call("ceil", V)),
+    "exp2": call("exp", times(V, math.log(2))),
+    "log2": times(call("log", V), 1 / math.log(2)),
+    "log10": times(call("log", V), 1 / math.log(10)),
+    "tan": call("div", call("sin", V), call("cos", V)),
 }
 
 
@@ -168,6 +174,15 @@ def clamp_numbers(
 ) -> Value:
     """Values held between two numbers."""
     return apply(x, clamp(V, min, max))
+
+
+@lowers("aten.clamp.Tensor", "aten.clip.Tensor", kind="clamp")
+def clamp_tensors(
+    at: Context, x: Operand, min: Operand | None = None, max: Operand | None = None
+) -> Value:
+    """Values held between two tensors."""
+    low = at.as_value(x) if min is None else combine(at, "max", x, min)
+    return low if max is None else combine(at, "min", low, max)
 
 
 @lowers("aten.clamp_min.default", kind="clamp")

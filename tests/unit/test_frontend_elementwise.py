@@ -63,6 +63,12 @@ def test_infinities_and_nan_pass_as_in_pytorch() -> None:
     check(lambda v: tuple(fn(v) for fn in fns), x)
 
 
+def test_what_is_not_a_number_is_found_and_replaced() -> None:
+    x = torch.tensor([[-torch.inf, torch.nan, torch.inf, 1.0]], dtype=torch.float64)
+    check(lambda v: (torch.isnan(v).double(), torch.nan_to_num(v, 0.5, 3.0, -4.0)), x)
+    check(lambda v: (torch.trunc(v), torch.clamp(v, v * 0, v * 0 + 2)), x)
+
+
 CONSTANT, ROW = noise(4, 1, 1, seed=3), noise(1, 4, 1, 3, seed=4)
 BINARY: dict[str, Callable[[Tensor], Tensor]] = {
     "number": lambda x: 2 * x + 1 - x / 3 - (1 - x) + 2 / (x + 9),
@@ -83,6 +89,12 @@ BINARY: dict[str, Callable[[Tensor], Tensor]] = {
     "power-of": lambda x: (x.abs() + 0.1) ** x + 2**x,
     "clamp": lambda x: x.clamp(-0.5, 0.5) + x.clamp(min=0.2) + x.clamp_max(-0.1),
     "roots": lambda x: x.abs().sqrt() + (x * x + 1).rsqrt() + (x * x + 1).log() + x.exp(),
+    "clamp-tensors": lambda x: torch.clamp(x, CONSTANT, CONSTANT + 1),
+    "clamp-above": lambda x: torch.clamp(x, max=x.mean((2, 3), keepdim=True)),
+    "cosine": lambda x: F.cosine_similarity(x, x * x - 1, dim=1),
+    "logarithms": lambda x: (x * x + 1).log2() - (x * x + 1).log10() + torch.exp2(x),
+    "angles": lambda x: torch.tan(x / 3),
+    "parts": lambda x: torch.trunc(3 * x) + torch.frac(2 * x),
     "rounding": lambda x: (3 * x).floor() + (3 * x).ceil() + (3 * x).round() + x.sign(),
     "floor-divide": lambda x: torch.div(x, 0.3, rounding_mode="floor"),
     "zeros-like": lambda x: x + torch.zeros_like(x) * 2 + torch.ones_like(x),
