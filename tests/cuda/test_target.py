@@ -222,6 +222,36 @@ def test_kernels_are_raw_kernels_of_compiled_files(opened, monkeypatch, tmp_path
         found.load({"huge": Kernel("huge", "three", 32, 200 << 10)})
 
 
+class CapturingStream:
+    """As CuPy's stream, of which graphs can be captured unless it ``refuses``."""
+
+    def __init__(self, refuses: bool) -> None:
+        self.refuses, self.replayed = refuses, 0
+
+    def begin_capture(self) -> None:
+        if self.refuses:
+            raise DriverError(801, "operation not supported")
+
+    def end_capture(self) -> CapturingStream:
+        return self
+
+    def launch(self, stream) -> None:
+        assert stream is self
+        self.replayed += 1
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_launches_are_a_graph_where_they_can_be_captured(opened, refuses):
+    found, launched = opened(lambda: 1.0), []
+    stream = found._stream = CapturingStream(refuses)
+    again = found.capture(lambda: launched.append("kernel"))
+    captured = len(launched)
+    again()
+    again()
+    assert (captured, stream.replayed) == ((0, 0) if refuses else (1, 2))
+    assert len(launched) == (2 if refuses else 1)
+
+
 def test_importing_the_runtime_needs_no_cupy():
     code = "import sys, kqo.runtime.cuda.target, kqo.emit.cuda; print('cupy' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
