@@ -110,6 +110,13 @@ def test_results_stay_on_the_gpu_until_asked_for(gpu):
     assert all(isinstance(value, cupy.ndarray) for value in found.values())
 
 
+def test_kernels_are_raw_kernels(gpu):
+    import cupy
+
+    functions = gpu.load(everything().program().kernels)
+    assert functions and all(isinstance(f, cupy.RawKernel) for f in functions.values())
+
+
 def test_later_batches_are_one_graph(gpu):
     case = everything()
     engine = case.engine(gpu, batch=8)
