@@ -98,7 +98,8 @@ def test_run_and_refine_by_a_deadline(capsys, folder: Path, tmp_path) -> None:
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
 from kqo.runtime.engine import Engine
 usual = Engine._run_group
 def slow(*given):
