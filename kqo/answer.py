@@ -26,6 +26,8 @@ from kqo.workloads.changed import fill_values
 if TYPE_CHECKING:
     from kqo.interop.reinference import Reinference
     from kqo.ir.nodes import Scan
+    from kqo.planner.choose import Chooser
+    from kqo.planner.physical import PhysicalPlan
 
 
 class Answering(Checked, Protocol):
@@ -44,6 +46,9 @@ class Answering(Checked, Protocol):
 
     @property
     def _direct(self) -> Engine: ...
+
+    @property
+    def _planned(self) -> tuple[Chooser, PhysicalPlan, str, Engine | CudaEngine]: ...
 
 
 def run_plan(
@@ -84,7 +89,7 @@ def run_plan(
     """
     check_deadline(deadline)
     images, many = plan._inputs((image, *others))
-    add_fill(plan.logical, plan.workload.apply(plan.logical), images, fill)
+    add_fill(plan.logical, plan._planned[0].plan, images, fill)
     engine = plan.engine
     began = time.perf_counter()
     answers: list[dict[str, Any]] = []

@@ -44,6 +44,9 @@ class Plan:
     origins: Mapping[Node, Origin] = field(default_factory=dict)
     dtype: str = "float32"
     inputs: tuple[str, ...] = ()
+    _scans: list[tuple[Scan, ...]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "constants", MappingProxyType(dict(self.constants)))
@@ -63,9 +66,11 @@ class Plan:
     @property
     def scans(self) -> tuple[Scan, ...]:
         """The base relations that may change: the inputs in their order, then by first use."""
-        order = {name: number for number, name in enumerate(self.inputs)}
-        found = [n for n in self.nodes() if isinstance(n, Scan)]
-        return tuple(sorted(found, key=lambda n: order.get(n.name, len(order))))
+        if not self._scans:  # a plan asks for them on each run
+            order = {name: number for number, name in enumerate(self.inputs)}
+            found = [n for n in self.nodes() if isinstance(n, Scan)]
+            self._scans.append(tuple(sorted(found, key=lambda n: order.get(n.name, len(order)))))
+        return self._scans[0]
 
     def readers(self) -> dict[Node, int]:
         """For every node the number of readers: fields of other nodes that name it, and roots."""

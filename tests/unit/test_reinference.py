@@ -11,6 +11,7 @@ from torch import nn
 
 import kqo
 from kqo.errors import ArgumentError
+from kqo.interop.folded import folded
 from kqo.planner import estimate
 
 EXTENT = 12
@@ -125,3 +126,49 @@ def test_few_queries_of_a_deep_network_are_torchs(monkeypatch) -> None:
 def test_options_are_checked() -> None:
     with pytest.raises(ArgumentError, match="reinference: got 'always'; accepted: 'auto', 'never'"):
         kqo.Options(reinference="always")
+
+
+@pytest.mark.usefixtures("fast")
+def test_from_the_second_input_on_a_folded_copy_answers() -> None:
+    model, image = _model(), _image()
+    with torch.no_grad():
+        model[1].running_mean += 0.3
+        model[1].weight *= 1.7
+    plan = _plan(model, kqo.Occlusion(4, 3))
+    first = plan.run(image)
+    second = plan.run(image)
+    np.testing.assert_allclose(second.scores, first.scores, rtol=1e-4, atol=1e-5)
+    third = plan.run(image)
+    model[-1].bias = nn.Parameter(model[-1].bias + 1)
+    found, whole = _ran(plan, image)
+    assert whole  # the copy is out of the module's reach
+    np.testing.assert_array_equal(found.scores, third.scores)
+
+
+class _Twice(nn.Module):
+    """A convolution whose output is read by more than the batch norm behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+        with torch.no_grad():
+            self.norm.running_mean += 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return self.norm(y) + y
+
+
+def test_batch_norms_are_folded_where_nothing_else_can_tell() -> None:
+    images = torch.from_numpy(_image()[None])
+    model = _model()
+    found = folded(model, images)
+    assert found is not None
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in found.modules())
+    assert any(isinstance(each, nn.BatchNorm2d) for each in model.modules())
+    assert found[-1].weight.data_ptr() == model[-1].weight.data_ptr()
+    torch.testing.assert_close(found(images), model(images), rtol=1e-4, atol=1e-5)
+    assert folded(_Twice().eval(), images) is None
+    model[1].register_forward_hook(lambda *_: None)
+    assert folded(model, images) is None
