@@ -21,7 +21,7 @@ from kqo.runtime.tail import QUERIES, Tail
 BATCHES = (96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 EVEN_PARTS = 4
 """Equal batches per worker that are tried beside these sizes."""
-LEAST_MEMORY, MOST_MEMORY = 128 << 20, 256 << 20
+LEAST_MEMORY, MOST_MEMORY = 160 << 20, 272 << 20
 """Beside the views, where no memory is given: more for larger layers, as dense engines have it."""
 NUMBER = 8
 """Bytes of a row number."""
