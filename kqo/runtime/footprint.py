@@ -21,7 +21,7 @@ from kqo.runtime.tail import QUERIES, Tail
 BATCHES = (96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 EVEN_PARTS = 4
 """Equal batches per worker that are tried beside these sizes."""
-LEAST_MEMORY, MOST_MEMORY = 160 << 20, 272 << 20
+LEAST_MEMORY, MOST_MEMORY = 96 << 20, 256 << 20
 """Beside the views, where no memory is given: more for larger layers, as dense engines have it."""
 NUMBER = 8
 """Bytes of a row number."""
@@ -125,18 +125,16 @@ class Footprint:
         spans, tables = self.spans.in_place, self.plan.tables
         return pack(spans, {t: capacities[t] * tables[t].columns for t in spans}, ALIGNMENT)
 
-    def areas(self, capacities: Mapping[int, int]) -> dict[int, Arena]:
-        """Rows of one worker for the other tables, by their columns."""
-        found: dict[int, dict[int, tuple[int, int]]] = {}
-        for table, span in self.spans.gathered.items():
-            found.setdefault(self.plan.tables[table].columns, {})[table] = span
-        return {columns: pack(spans, capacities) for columns, spans in found.items()}
+    def area(self, capacities: Mapping[int, int]) -> Arena:
+        """Elements of one worker for the other tables, each with a row to spare: it begins at a
+        multiple of its columns, counted from where all tables begin."""
+        spans, tables = self.spans.gathered, self.plan.tables
+        return pack(spans, {t: (capacities[t] + 1) * tables[t].columns for t in spans})
 
     def needed(self, size: int, group: int) -> int:
         """Bytes of a run in batches of this size."""
         itemsize = np.dtype(self.plan.dtype).itemsize
         capacities = self.capacities(self.cut(size), group)
-        areas = sum(n * area.size for n, area in self.areas(capacities).items())
         numbers = sum(
             number_bytes(s, capacities[s.table], s.sources[0] in self.spans.in_place)
             for s in self.plan.steps
@@ -147,7 +145,7 @@ class Footprint:
             for s in self.plan.steps
         )
         copied = max((self._distinct(n, capacities) for n in self.distinct), default=0)
-        rows = (self.arena(capacities).size + areas + copied) * itemsize
+        rows = (self.arena(capacities).size + self.area(capacities).size + copied) * itemsize
         return self.view_bytes + (rows + numbers + scratch) * self.workers
 
     def _distinct(self, number: int, capacities: Mapping[int, int]) -> int:

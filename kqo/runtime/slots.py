@@ -1,9 +1,9 @@
 """Where delta rows lie, in memory that relations share which are not alive at the same time.
 
 A relation that later steps gather from has its delta rows in the same buffer as its view, so that
-one row number tells them apart: relations of equal width share such a buffer, which begins with
-their views. One that is only ever read in place, row for row, needs no view within a batch: its
-rows lie in an arena.
+one row number tells them apart: all relations share that buffer, each in rows of its own width; it
+begins with their views. One that is only ever read in place, row for row, needs no view within a
+batch: its rows lie in an arena.
 """
 
 from __future__ import annotations

@@ -54,25 +54,25 @@ class Storage:
                 self.slots[worker][table_id] = 0
 
     def _shared(self, footprint: Footprint, capacities: Mapping[int, int]) -> list[Values]:
-        """The buffers: parts of one array per width, at whose end its tables share rows."""
+        """The buffers: one array, seen in rows of each width, at whose end tables share memory."""
         begins: dict[int, int] = {}
-        ends: dict[int, int] = {}
+        end = 0
         for table in self._tables:
-            begins[table.id] = ends.get(table.columns, 0)
+            begins[table.id] = -(-end // table.columns)
             rows = PADDING_ROWS + (table.rows if table.view else 0)
-            ends[table.columns] = begins[table.id] + rows
-        areas = footprint.areas(capacities)
-        whole = {}
-        for columns, end in ends.items():
-            size = areas[columns].size if columns in areas else 0
-            whole[columns] = np.empty((end + footprint.workers * size, columns), self._dtype)
-        for columns, area in areas.items():
-            for table_id, offset in area.offsets.items():
-                for worker, slots in enumerate(self.slots):
-                    first = ends[columns] + worker * area.size + offset
-                    slots[table_id] = first - begins[table_id]
-        self._arrays = list(whole.values())
-        found = [whole[table.columns][begins[table.id] :] for table in self._tables]
+            end = (begins[table.id] + rows) * table.columns
+        area = footprint.area(capacities)
+        self._array = np.empty(end + footprint.workers * area.size, self._dtype)
+        for table_id, offset in area.offsets.items():
+            columns = self._tables[table_id].columns
+            for worker, slots in enumerate(self.slots):
+                first = -(-(end + worker * area.size + offset) // columns)
+                slots[table_id] = first - begins[table_id]
+        found = []
+        for table in self._tables:
+            count = self._array.size // table.columns
+            rows_of = self._array[: count * table.columns].reshape(count, table.columns)
+            found.append(rows_of[begins[table.id] :])
         for buffer in found:
             buffer[0], buffer[1], buffer[2] = 0, -math.inf, math.inf
         return found
@@ -80,7 +80,7 @@ class Storage:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        held: list[Values | Workspace] = [*self._arrays, *self._arenas, *self.workspaces]
+        held: list[Values | Workspace] = [self._array, *self._arenas, *self.workspaces]
         return sum(a.nbytes for a in held)
 
     def views(self) -> Iterator[Values]:
