@@ -139,7 +139,7 @@ class CompiledPlan:
 
     def _numpy(self, by: Chooser, changed: Mapping[str, Boxes], options: Options) -> Engine:
         plan = shared(by.choose(), changed, by.rates)
-        return Engine(
+        engine = Engine(
             plan,
             emit(plan),
             changed,
@@ -147,7 +147,10 @@ class CompiledPlan:
             memory=options.memory_bytes,
             batch=options.batch,
             opaques=self._opaques,
+            known=by.bound,
         )
+        by.bound.clear()  # boxes of thousands of queries each
+        return engine
 
     @property
     def physical(self) -> PhysicalPlan:

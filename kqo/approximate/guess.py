@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from kqo.approximate.interpolate import Ints, Values, Weights, leave_one_out, weights
 from kqo.approximate.quality import blurred
@@ -73,8 +72,7 @@ class Guess:
         def near(values: Values) -> Values:
             put = np.zeros(count)
             put[self._at] = values
-            smooth = gaussian_filter(put.reshape(self.grid), deviation, mode="constant")
-            return np.asarray(smooth, dtype=np.float64)
+            return _smooth(put.reshape(self.grid), deviation, "constant")
 
         squared = (self._differ - found.apply(self._differ)) ** 2
         return near(squared) / np.maximum(near(found.variance), 1e-12)
@@ -117,11 +115,11 @@ class Guess:
             first = -distances[self._left]
         else:
             guess = self.values.reshape(self.grid)
-            mean = gaussian_filter(guess, 1.5)
-            varies = 2 * np.maximum(gaussian_filter(guess * guess, 1.5) - mean * mean, 0)
+            mean = _smooth(guess, 1.5)
+            varies = 2 * np.maximum(_smooth(guess * guess, 1.5) - mean * mean, 0)
             c2 = (0.03 * self._extent) ** 2
             lost = self._local / (varies + AWAY * self._local + c2)
-            first = -(gaussian_filter(lost, 1.0).ravel() * distances)[self._left]
+            first = -(_smooth(lost, 1.0).ravel() * distances)[self._left]
         return self._left[np.argsort(first, kind="stable")]
 
 
@@ -156,3 +154,9 @@ def tranches(
         if end > asked:
             yield found.order(order, distances)[: end - asked]
             asked = end
+
+
+def _smooth(values: Values, deviation: float, mode: str = "reflect") -> Values:
+    from scipy.ndimage import gaussian_filter  # 35 MB with what it imports, which few plans need
+
+    return np.asarray(gaussian_filter(values, deviation, mode=mode), dtype=np.float64)

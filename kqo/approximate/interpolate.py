@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-from scipy.spatial import cKDTree
 
 Values = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -39,6 +37,8 @@ class Weights:
 
     def apply(self, values: NDArray[np.floating]) -> Values:
         """Values of the cells (cells, ...) from those of the known ones (known, ...)."""
+        from scipy.sparse import csr_matrix  # 35 MB with what it imports, which few plans need
+
         rows, count = self.weights.shape
         starts = np.arange(rows + 1) * count
         given = values.reshape(len(values), -1).astype(np.float64, copy=False)
@@ -58,8 +58,7 @@ def weights(grid: tuple[int, ...], known: Ints, cells: Ints) -> Weights:
     at = _points(grid, known)
     wanted = _points(grid, cells)
     count = min(NEIGHBOURS, len(known))
-    distance, neighbours = cKDTree(at).query(wanted, k=list(range(1, count + 1)))
-    return _solved(at, distance, neighbours)
+    return _solved(at, *_nearest(at, wanted, range(1, count + 1)))
 
 
 def leave_one_out(grid: tuple[int, ...], known: Ints) -> Weights:
@@ -67,8 +66,15 @@ def leave_one_out(grid: tuple[int, ...], known: Ints) -> Weights:
     at = _points(grid, known)
     count = min(NEIGHBOURS, len(known) - 1)
     # The nearest of all is the cell itself.
-    distance, neighbours = cKDTree(at).query(at, k=list(range(2, count + 2)))
-    return _solved(at, distance, neighbours)
+    return _solved(at, *_nearest(at, at, range(2, count + 2)))
+
+
+def _nearest(at: Values, wanted: Values, ranks: range) -> tuple[Values, Ints]:
+    """Distances and numbers of the points that are nearest to each of others."""
+    from scipy.spatial import cKDTree
+
+    distance, neighbours = cKDTree(at).query(wanted, k=list(ranks))
+    return distance, neighbours
 
 
 def _points(grid: tuple[int, ...], cells: Ints) -> Values:

@@ -34,6 +34,8 @@ from kqo.ir.schema import Axes, names, shape
 Ints = NDArray[np.int64]
 MOST_BOXES = 8
 MOST_TAPS = 4096
+LOOKED_AT = 32
+"""Regions bound last, among which equal ones are looked for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +78,17 @@ class Boxes:
     def select(self, queries: slice | Ints) -> Boxes:
         """The boxes of some queries."""
         return Boxes(self.axes, self.lo[queries], self.hi[queries])
+
+
+def with_untouched(changed: Mapping[str, Boxes]) -> dict[str, Boxes]:
+    """The regions with one more query, which changes nothing: its answer is the original output."""
+    found = {}
+    for name, boxes in changed.items():
+        empty = np.zeros((1, *boxes.lo.shape[1:]), dtype=np.int64)
+        found[name] = Boxes(
+            boxes.axes, np.concatenate([boxes.lo, empty]), np.concatenate([boxes.hi, empty])
+        )
+    return found
 
 
 def everything(axes: Axes, queries: int) -> Boxes:
@@ -129,9 +142,23 @@ def union(several: Sequence[Boxes]) -> Boxes:
     first = several[0]
     if any(b.axes != first.axes for b in several):
         raise PlanError(f"union of regions over different axes: {[b.axes for b in several]}")
-    lo = np.concatenate([b.lo for b in several], axis=1)
-    hi = np.concatenate([b.hi for b in several], axis=1)
+    parts = list({id(b): b for b in several}.values())
+    most = max(parts, key=_most)
+    if most.lo.shape[1] == 1 and all(b is most or _inside(b, most) for b in parts):
+        return _tidy(first.axes, most.lo, most.hi)  # as the parts of a concatenation mostly are
+    lo = np.concatenate([b.lo for b in parts], axis=1)
+    hi = np.concatenate([b.hi for b in parts], axis=1)
     return _tidy(first.axes, lo, hi)
+
+
+def _most(boxes: Boxes) -> int:
+    return int(np.maximum(boxes.hi - boxes.lo, 0).prod(axis=2).sum())
+
+
+def _inside(boxes: Boxes, one: Boxes) -> bool:
+    """Whether each query's box of the other covers all its boxes."""
+    inside = ((boxes.lo >= one.lo) & (boxes.hi <= one.hi)).all(axis=2)
+    return bool((inside | ~boxes.filled).all())
 
 
 def disjoint(boxes: Boxes) -> Boxes:
@@ -413,5 +440,12 @@ def bind(
             found = inner  # all that is known without values
         else:
             raise PlanError(f"unknown region {region!r}")
-    known[region] = found
-    return found
+    known[region] = _one_of_each(found, known)
+    return known[region]
+
+
+def _one_of_each(boxes: Boxes, known: dict[Region, Boxes]) -> Boxes:
+    """The same boxes of another region, where there are some: few of hundreds of regions differ,
+    and those of thousands of queries take megabytes."""
+    last = itertools.islice(reversed(known.values()), LOOKED_AT)
+    return next((other for other in {id(b): b for b in last}.values() if other.same(boxes)), boxes)

@@ -139,11 +139,11 @@ def walk_regions(*regions: Region) -> Iterator[Region]:
         stack.extend((part, False) for part in reversed(region.parts) if part not in seen)
 
 
-def is_clipped(region: Region) -> bool:
-    """Whether a part of the region was clipped below tau = 1, so that results are approximate."""
-    return any(isinstance(part, Clip) and part.tau < 1 for part in walk_regions(region))
+def is_clipped(*regions: Region) -> bool:
+    """Whether a part of a region was clipped below tau = 1, so that results are approximate."""
+    return any(isinstance(part, Clip) and part.tau < 1 for part in walk_regions(*regions))
 
 
-def shrinks(region: Region) -> tuple[Shrink, ...]:
-    """The parts of a region that only values can tell, each once."""
-    return tuple(part for part in walk_regions(region) if isinstance(part, Shrink))
+def shrinks(*regions: Region) -> tuple[Shrink, ...]:
+    """The parts of regions that only values can tell, each once."""
+    return tuple(part for part in walk_regions(*regions) if isinstance(part, Shrink))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from kqo.errors import PlanError
-from kqo.ir.boxes import Boxes, bind, everything, project
+from kqo.ir.boxes import Boxes, bind, everything, project, with_untouched
 from kqo.ir.nodes import (
     GROUPED,
     Const,
@@ -110,6 +110,7 @@ class Chooser:
     """Chooses storage and forms for one plan over one set of positions.
 
     Attributes:
+        bound: regions as bound to the positions, with the query that changes nothing.
         unmeasured: regions that rules would cut by what changed, where the choice does not.
     """
 
@@ -118,7 +119,7 @@ class Chooser:
     ) -> None:
         self.plan = plan
         self.memo = memo
-        self.changed = changed
+        self.changed = with_untouched(changed)
         self.queries = queries
         self.rates = rates
         self.bound: dict[Region, Boxes] = {}

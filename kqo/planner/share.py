@@ -42,7 +42,7 @@ def shared(plan: PhysicalPlan, changed: Mapping[str, Boxes], rates: Rates) -> Ph
         rates: of the machine.
     """
     regions = [table.region for table in plan.tables if table.region is not None]
-    if any(is_clipped(region) or shrinks(region) for region in regions):
+    if is_clipped(*regions) or shrinks(*regions):
         return plan
     known = reaches(plan)
     scans = [plan.tables[t] for t in plan.scans if plan.tables[t].region is not None]

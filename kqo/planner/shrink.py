@@ -49,7 +49,7 @@ def unmeasured(plan: PhysicalPlan) -> frozenset[Shrink]:
     """The other regions of a plan that only values can tell."""
     kept = set(measured(plan).values())
     regions = [table.region for table in plan.tables if table.region is not None]
-    return frozenset(part for region in regions for part in shrinks(region)) - kept
+    return frozenset(shrinks(*regions)) - kept
 
 
 def without(plan: PhysicalPlan, left: Collection[Shrink]) -> PhysicalPlan:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kqo.errors import ArgumentError
-from kqo.ir.boxes import Boxes, bind, project
+from kqo.ir.boxes import Boxes, bind, project, with_untouched
 from kqo.ir.nodes import Overlay
 from kqo.ir.plan import Array
 from kqo.ir.region import Region as SymbolicRegion
@@ -44,17 +44,6 @@ Progress = Callable[[int, int], None]
 NO_QUERIES = np.empty(0, dtype=np.int64)
 
 
-def with_untouched(changed: Mapping[str, Boxes]) -> dict[str, Boxes]:
-    """The regions with one more query, which changes nothing: its answer is the original output."""
-    found = {}
-    for name, boxes in changed.items():
-        empty = np.zeros((1, *boxes.lo.shape[1:]), dtype=np.int64)
-        found[name] = Boxes(
-            boxes.axes, np.concatenate([boxes.lo, empty]), np.concatenate([boxes.hi, empty])
-        )
-    return found
-
-
 @dataclass
 class _Held:
     """What a worker keeps from its last batch: regions by table, where their rows begin, regions by
@@ -77,6 +66,7 @@ class Engine:
         memory: bytes for views, delta rows, row numbers and scratch; decides the batch size.
         batch: queries per batch, in place of that decision.
         opaques: what torch runs, by the name of the plan's Opaque nodes.
+        known: regions that are bound already, with the query that changes nothing.
     """
 
     def __init__(
@@ -89,6 +79,7 @@ class Engine:
         memory: int | None = None,
         batch: int | None = None,
         opaques: Functions | None = None,
+        known: dict[SymbolicRegion, Boxes] | None = None,
     ) -> None:
         self.plan = plan
         self._opaques: Functions = opaques or {}
@@ -104,7 +95,7 @@ class Engine:
         self._shrinking = shrinking_of(plan)
         self._moving: Set[int] = self._shrinking.tables if self._shrinking else frozenset()
         self._limits: dict[int, float] = {}
-        self._bind_regions()
+        self._bind_regions({} if known is None else known)
         self._sharing = Sharing(plan, self.changed)
         self._tail = tail_of(plan, self.boxes)
         kept = self._tail.kept if self._tail is not None else ()
@@ -132,9 +123,8 @@ class Engine:
                 group[key] = np.asarray(value, dtype=dtype)
         self.constants: list[dict[str, Array]] = [held[k] if k else {} for _, k in program]
 
-    def _bind_regions(self) -> None:
+    def _bind_regions(self, known: dict[SymbolicRegion, Boxes]) -> None:
         """The most rows of each table with delta rows; tables with equal ones share one region."""
-        known: dict[SymbolicRegion, Boxes] = {}
         rows: dict[tuple[Any, ...], Boxes] = {}
         fixed: list[Boxes] = []
         self.boxes: dict[int, Boxes] = {}

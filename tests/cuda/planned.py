@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import kqo
 from kqo.emit.cuda import emit_cuda
 from kqo.emit.cuda_program import Program
+from kqo.ir.boxes import with_untouched
 from kqo.ir.schema import shape
 from kqo.planner.choose import Chooser
 from kqo.planner.cuda_rates import cuda_rates
@@ -16,7 +17,6 @@ from kqo.planner.physical import PhysicalPlan
 from kqo.rewrite.memo import explore
 from kqo.runtime.cuda.engine import CudaEngine
 from kqo.runtime.cuda.regions import bind_regions
-from kqo.runtime.engine import with_untouched
 from tests import models
 from tests.models import SMALL_ZOO
 from tests.unit.lowering import noise

@@ -19,10 +19,10 @@ from kqo.emit.cuda_program import Kernel
 from kqo.emit.cuda_step import opening, render
 from kqo.errors import DeviceError
 from kqo.ir.boxes import everything as all_keys
+from kqo.ir.boxes import with_untouched
 from kqo.options import PRECISIONS
 from kqo.runtime.cuda import cache, nvrtc
 from kqo.runtime.cuda.regions import bind_regions
-from kqo.runtime.engine import with_untouched
 from tests.cuda.planned import Case, Flattened, everything, small
 
 try:

@@ -8,10 +8,10 @@ import pytest
 
 import kqo
 from kqo.emit.cuda_rows import PADDING_ROWS
+from kqo.ir.boxes import with_untouched
 from kqo.runtime.cuda.buffers import Capacities
 from kqo.runtime.cuda.memory import NARROW, lay_out, lives
 from kqo.runtime.cuda.regions import bind_regions
-from kqo.runtime.engine import with_untouched
 from tests.cuda.planned import Case, everything, small
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import kqo
-from kqo.ir.boxes import Boxes
-from kqo.runtime.engine import with_untouched
+from kqo.ir.boxes import Boxes, with_untouched
 from kqo.runtime.schedule import Queue, batches_of, row_length
 
 

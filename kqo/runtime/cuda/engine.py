@@ -15,13 +15,13 @@ from kqo.emit.cuda_program import Kernel, Launch, Program
 from kqo.emit.cuda_rows import PADDING_ROWS
 from kqo.emit.cuda_step import opening, render
 from kqo.errors import ArgumentError, DeviceError
-from kqo.ir.boxes import Boxes
+from kqo.ir.boxes import Boxes, with_untouched
 from kqo.ir.schema import shape
 from kqo.planner.physical import PhysicalPlan, Table
 from kqo.runtime.cuda.buffers import Buffers, Capacities
 from kqo.runtime.cuda.device import Device, Grid
 from kqo.runtime.cuda.regions import bind_regions
-from kqo.runtime.engine import Progress, with_untouched
+from kqo.runtime.engine import Progress
 from kqo.runtime.finite import are_finite
 from kqo.runtime.plain import layout
 from kqo.runtime.timing import Timings
