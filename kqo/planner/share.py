@@ -26,6 +26,8 @@ PIECES = 3
 """Pieces along each axis."""
 PIECE = 6e-6
 """Seconds that a piece of a query takes to be compared with those before it, and copied."""
+PER_BATCH = 2.5e-3
+"""Seconds that it takes for each batch beside that."""
 LEAST = 0.95
 """Of the time of all rows that distinct ones may take for the choice to fall on them."""
 
@@ -87,5 +89,6 @@ def pays(step: Step, boxes: Boxes, computed: Boxes, rates: Rates) -> bool:
     columns = size(features(step.node.schema))
     found = with_copies(work(step.form, step.node, fewer, less, strips=False), rows, columns)
     pieces = boxes.queries * PIECES ** len(boxes.axes)
-    seconds = found.seconds(rates) + pieces * PIECE
+    batches = -(-boxes.queries // BATCH)
+    seconds = found.seconds(rates) + pieces * PIECE + batches * PER_BATCH
     return bool(seconds < LEAST * every)

@@ -23,6 +23,8 @@ EVEN_PARTS = 4
 """Equal batches per worker that are tried beside these sizes."""
 LEAST_MEMORY, MOST_MEMORY = 96 << 20, 256 << 20
 """Beside the views, where no memory is given: more for larger layers, as dense engines have it."""
+FEW = 16
+"""Queries per worker up to which it is the most: each batch reads every kernel."""
 NUMBER = 8
 """Bytes of a row number."""
 
@@ -99,6 +101,8 @@ class Footprint:
     @property
     def usual(self) -> int:
         """Bytes that a run takes where no memory is given."""
+        if self.queries <= FEW * self.workers:
+            return self.view_bytes + MOST_MEMORY
         return self.view_bytes + min(LEAST_MEMORY + 2 * self.view_bytes, MOST_MEMORY)
 
     def capacities(self, batches: list[Ints], group: int = 1) -> dict[int, int]:
