@@ -45,15 +45,18 @@ class Case:
 def _targets(model: nn.Module) -> Iterator[Tensor]:
     """Parameters and buffers for which PyTorch's answer does not depend on its algorithm.
 
-    Not those of windows that reach over an edge: whether zeros of padding meet a weight does.
+    Not those of windows that reach over an edge: whether zeros of padding meet a weight does. Nor
+    the weight of a batch norm, by which PyTorch multiplies values and mean apart: where it is
+    infinite their difference is NaN.
     """
     for module in model.modules():
         padding = getattr(module, "padding", 0)
         reaches = padding not in (0, "valid") and any(np.atleast_1d(padding != 0))
         if isinstance(module, nn.modules.conv._ConvTransposeNd) or reaches:
             continue
+        scale = module.weight if isinstance(module, nn.modules.batchnorm._BatchNorm) else None
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            if tensor.is_floating_point() and tensor.numel():
+            if tensor is not scale and tensor.is_floating_point() and tensor.numel():
                 yield tensor
 
 

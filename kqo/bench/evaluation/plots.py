@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#666666")
 """Of Okabe and Ito's palette, which colour-blind people can tell apart."""
+TITLE = 26
+"""Letters of a title that fit above a panel."""
 
 
 def ablation(
@@ -115,7 +118,7 @@ def side_by_side(
     """
     evaluation = measured.evaluation
     task = task_named(evaluation.task)
-    figure = _figure(1.9 * (len(names) + 1), 2.1 * len(rows) + 0.2)
+    figure = _figure(1.9 * (len(names) + 1), 2.1 * len(rows) + 0.4)
     panels = figure.subplots(len(rows), len(names) + 1, squeeze=False)
     for row, number in zip(panels, rows, strict=True):
         sample = measured.samples[number]
@@ -135,7 +138,7 @@ def side_by_side(
             for spine in axes.spines.values():
                 spine.set_visible(False)
     for axes, name in zip(panels[0], ("image", *names), strict=True):
-        axes.set_title(name, fontsize=9, color=INK)
+        axes.set_title(textwrap.fill(name, TITLE), fontsize=9, color=INK)
     figure.savefig(path, dpi=110)
 
 
