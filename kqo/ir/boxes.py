@@ -143,16 +143,12 @@ def union(several: Sequence[Boxes]) -> Boxes:
     if any(b.axes != first.axes for b in several):
         raise PlanError(f"union of regions over different axes: {[b.axes for b in several]}")
     parts = list({id(b): b for b in several}.values())
-    most = max(parts, key=_most)
+    most = max(parts, key=lambda b: int(b.volume().sum()))
     if most.lo.shape[1] == 1 and all(b is most or _inside(b, most) for b in parts):
         return _tidy(first.axes, most.lo, most.hi)  # as the parts of a concatenation mostly are
     lo = np.concatenate([b.lo for b in parts], axis=1)
     hi = np.concatenate([b.hi for b in parts], axis=1)
     return _tidy(first.axes, lo, hi)
-
-
-def _most(boxes: Boxes) -> int:
-    return int(np.maximum(boxes.hi - boxes.lo, 0).prod(axis=2).sum())
 
 
 def _inside(boxes: Boxes, one: Boxes) -> bool:

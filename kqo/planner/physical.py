@@ -103,3 +103,8 @@ class PhysicalPlan:
     roots: tuple[tuple[str, int, Axes], ...]
     constants: Mapping[str, Array]
     dtype: str
+
+    @property
+    def changing(self) -> tuple[Table, ...]:
+        """The tables of base relations that queries change."""
+        return tuple(self.tables[t] for t in self.scans if self.tables[t].region is not None)

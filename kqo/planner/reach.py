@@ -57,8 +57,7 @@ class Reach:
 def reaches(plan: PhysicalPlan) -> dict[int, Reach]:
     """The receptive field of each table with delta rows for which it is known, by table."""
     found: dict[int, Reach] = {}
-    scans = [t for t in plan.tables if t.id in plan.scans and t.region is not None]
-    if len(scans) != 1:
+    if len(plan.changing) != 1:
         return found  # what a row depends on are then several boxes
     for step in plan.steps:
         if step.delta and (made := _reach(plan, step, found)) is not None:

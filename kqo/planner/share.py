@@ -47,10 +47,10 @@ def shared(plan: PhysicalPlan, changed: Mapping[str, Boxes], rates: Rates) -> Ph
     if is_clipped(*regions) or shrinks(*regions):
         return plan
     known = reaches(plan)
-    scans = [plan.tables[t] for t in plan.scans if plan.tables[t].region is not None]
     if not known:
         return plan
-    whole = changed[scans[0].name]
+    scan = plan.changing[0].name
+    whole = changed[scan]
     middle = max(0, whole.queries - BATCH * BATCHES) // 2
     some = np.arange(middle, min(whole.queries, middle + BATCH * BATCHES))
     asked = {name: boxes.select(some) for name, boxes in changed.items()}
@@ -63,7 +63,7 @@ def shared(plan: PhysicalPlan, changed: Mapping[str, Boxes], rates: Rates) -> Ph
         table = plan.tables[step.table]
         assert table.region is not None and isinstance(step.node, Physical)
         boxes = project(bind(table.region, asked, bound), names(table.positions))
-        rows = seen(boxes, asked[scans[0].name], reach, np.arange(len(some)) // BATCH)
+        rows = seen(boxes, asked[scan], reach, np.arange(len(some)) // BATCH)
         if rows is None:
             continue
         made = distinct(rows)

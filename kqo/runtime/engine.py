@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -157,7 +158,7 @@ class Engine:
         """Bytes of rows and scratch held, without the constants."""
         return self.storage.nbytes if self._allocated else 0
 
-    @property
+    @cached_property
     def distinct(self) -> dict[int, Boxes]:
         """The rows that steps compute which compute equal ones once, by their number."""
         return self._sharing.of_all(self.boxes, self.batches)

@@ -59,8 +59,7 @@ class Sharing:
         self.reaches: dict[int, Reach] = {
             number: known[step.table] for number, step in enumerate(plan.steps) if step.shared
         }
-        scans = [plan.tables[t] for t in plan.scans if plan.tables[t].region is not None]
-        self._changed = changed[scans[0].name] if self.reaches else None
+        self._changed = changed[plan.changing[0].name] if self.reaches else None
 
     def of_all(self, boxes: Mapping[int, Boxes], batches: list[Ints]) -> dict[int, Boxes]:
         """The boxes of rows that each of the steps computes over all batches, by its number."""
