@@ -1,5 +1,4 @@
-"""Concrete regions: boxes per query, and the evaluation of symbolic regions once positions are
-known.
+"""Concrete regions: boxes per query, and what becomes of them from relation to relation.
 
 Arrays are padded to the largest number of boxes of any query; an empty slot has ``lo >= hi`` on
 some axis. All arithmetic is vectorized over queries. Every function may return a superset (a hull
@@ -18,24 +17,12 @@ from numpy.typing import NDArray
 
 from kqo.errors import PlanError
 from kqo.ir.equations import Affine, Condition, Ranged
-from kqo.ir.region import (
-    Changed,
-    Clip,
-    Either,
-    Everything,
-    Image,
-    Region,
-    Regroup,
-    Shift,
-    Shrink,
-)
 from kqo.ir.schema import Axes, names, shape
 
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 MOST_BOXES = 8
 MOST_TAPS = 4096
-LOOKED_AT = 32
-"""Regions bound last, among which equal ones are looked for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,12 +47,11 @@ class Boxes:
     @property
     def filled(self) -> NDArray[np.bool_]:
         """Which slots hold a box that is not empty, shape (queries, boxes)."""
-        return np.asarray((self.hi > self.lo).all(axis=2))
+        return _filled(self.lo, self.hi)
 
     def volume(self) -> Ints:
         """Keys per query, shape (queries,); right only where boxes are disjoint."""
-        extent = np.maximum(self.hi - self.lo, 0)
-        return np.asarray(extent.prod(axis=2).sum(axis=1), dtype=np.int64)
+        return np.asarray(_volumes(self.lo, self.hi).sum(axis=1), dtype=np.int64)
 
     def same(self, other: Boxes) -> bool:
         """Whether both have the same boxes in the same order over the same axes."""
@@ -98,43 +84,94 @@ def everything(axes: Axes, queries: int) -> Boxes:
     return Boxes(names(axes), np.zeros_like(hi), hi)
 
 
+def _filled(lo: Ints, hi: Ints) -> Flags:
+    """Which boxes (..., axes) have a key; axis by axis, since NumPy reduces short axes slowly."""
+    found = np.ones(lo.shape[:-1], dtype=np.bool_)
+    for axis in range(lo.shape[-1]):
+        found &= hi[..., axis] > lo[..., axis]
+    return found
+
+
+def _volumes(lo: Ints, hi: Ints) -> Ints:
+    """Keys of each of the boxes (..., axes)."""
+    found = np.ones(lo.shape[:-1], dtype=np.int64)
+    for axis in range(lo.shape[-1]):
+        found *= np.maximum(hi[..., axis] - lo[..., axis], 0)
+    return found
+
+
+def _within(lo: Ints, hi: Ints, other_lo: Ints, other_hi: Ints) -> Flags:
+    """Which of the boxes (..., axes) have no key outside the others'."""
+    found: Flags = np.ones(np.broadcast_shapes(lo.shape, other_lo.shape)[:-1], dtype=np.bool_)
+    for axis in range(lo.shape[-1]):
+        found &= lo[..., axis] >= other_lo[..., axis]
+        found &= hi[..., axis] <= other_hi[..., axis]
+    return found
+
+
 def _tidy(axes: tuple[str, ...], lo: Ints, hi: Ints) -> Boxes:
     """Drop slots empty for every query, boxes inside others, and boxes beyond MOST_BOXES."""
-    filled = np.asarray((hi > lo).all(axis=2))
-    lo = np.where(filled[:, :, None], lo, 0)
-    hi = np.where(filled[:, :, None], hi, 0)
-    if lo.shape[1] > 1:
-        # One box often covers the others: the parts of a concatenation grow from layer to layer.
-        most = int((hi - lo).prod(axis=2).sum(axis=0).argmax())
-        cover = slice(most, most + 1)
-        outside = ((lo < lo[:, cover]) | (hi > hi[:, cover])).any(axis=2) & filled
-        kept = np.flatnonzero(outside.any(axis=0) | (np.arange(lo.shape[1]) == most))
-        lo, hi, filled = lo[:, kept], hi[:, kept], filled[:, kept]
+    filled = _filled(lo, hi)
+    if not filled.all():
+        lo = np.where(filled[:, :, None], lo, 0)
+        hi = np.where(filled[:, :, None], hi, 0)
+    if lo.shape[1] == 1:
+        return Boxes(axes, lo, hi)
+    # One box often covers the others: the parts of a concatenation grow from layer to layer.
+    most = int(_volumes(lo, hi).sum(axis=0).argmax())
+    cover = slice(most, most + 1)
+    outside = ~_within(lo, hi, lo[:, cover], hi[:, cover]) & filled
+    kept = np.flatnonzero(outside.any(axis=0) | (np.arange(lo.shape[1]) == most))
+    lo, hi, filled = lo[:, kept], hi[:, kept], filled[:, kept]
     count = lo.shape[1]
     if 1 < count <= 64:
-        for i, j in itertools.permutations(range(count), 2):
-            inside = ((lo[:, i] >= lo[:, j]) & (hi[:, i] <= hi[:, j])).all(axis=1)
-            gone = inside & filled[:, i] & filled[:, j]
+        for i, j in _may_be_inside(lo, hi, filled):
+            gone = _within(lo[:, i], hi[:, i], lo[:, j], hi[:, j]) & filled[:, i] & filled[:, j]
             filled[gone, i] = False
-    hi[~filled] = 0
-    lo[~filled] = 0
+        hi[~filled] = 0
+        lo[~filled] = 0
     if count > 1:
-        order = np.argsort(~filled, axis=1, kind="stable")
-        lo = np.take_along_axis(lo, order[:, :, None], axis=1)
-        hi = np.take_along_axis(hi, order[:, :, None], axis=1)
         most = max(1, int(filled.sum(axis=1).max(initial=0)))
-        lo, hi = lo[:, :most], hi[:, :most]
         if most > MOST_BOXES:
             return hull(Boxes(axes, lo, hi))
+        if (filled[:, 1:] & ~filled[:, :-1]).any():
+            order = np.argsort(~filled, axis=1, kind="stable")
+            lo = np.take_along_axis(lo, order[:, :, None], axis=1)
+            hi = np.take_along_axis(hi, order[:, :, None], axis=1)
+        lo, hi = lo[:, :most], hi[:, :most]
     return Boxes(axes, lo, hi)
+
+
+def _may_be_inside(lo: Ints, hi: Ints, filled: Flags) -> list[tuple[int, int]]:
+    """Pairs of slots of which the first may hold a box inside the second's, for some query.
+
+    The parts of a concatenation lie side by side, so that none of their many pairs may.
+    """
+    may: Flags = np.ones((lo.shape[1],) * 2, dtype=np.bool_)
+    every, far = bool(filled.all()), np.iinfo(np.int64).max
+    for axis in range(lo.shape[2]):
+        low, high = lo[:, :, axis], hi[:, :, axis]  # 0 where there is no box
+        least_lo, least_hi = (
+            (ends if every else np.where(filled, ends, far)).min(axis=0) for ends in (low, high)
+        )
+        may &= low.max(axis=0)[:, None] >= least_lo
+        may &= least_hi[:, None] <= high.max(axis=0)
+    return [(i, j) for i, j in itertools.permutations(range(len(may)), 2) if may[i, j]]
 
 
 def hull(boxes: Boxes) -> Boxes:
     """The smallest single box per query that covers its boxes."""
+    if boxes.lo.shape[1] == 1:
+        filled = boxes.filled[:, :, None]
+        return Boxes(boxes.axes, np.where(filled, boxes.lo, 0), np.where(filled, boxes.hi, 0))
     filled = boxes.filled[:, :, None]
-    lo = np.where(filled, boxes.lo, np.iinfo(np.int64).max).min(axis=1, keepdims=True)
-    hi = np.where(filled, boxes.hi, 0).max(axis=1, keepdims=True)
-    return Boxes(boxes.axes, np.where(hi > 0, lo, 0), hi)
+    lo = np.where(filled, boxes.lo, np.iinfo(np.int64).max)
+    hi = np.where(filled, boxes.hi, 0)
+    low, high = lo[:, 0].copy(), hi[:, 0].copy()
+    for at in range(1, lo.shape[1]):
+        np.minimum(low, lo[:, at], out=low)
+        np.maximum(high, hi[:, at], out=high)
+    return Boxes(boxes.axes, np.where(high > 0, low, 0)[:, None], high[:, None])
 
 
 def union(several: Sequence[Boxes]) -> Boxes:
@@ -153,8 +190,7 @@ def union(several: Sequence[Boxes]) -> Boxes:
 
 def _inside(boxes: Boxes, one: Boxes) -> bool:
     """Whether each query's box of the other covers all its boxes."""
-    inside = ((boxes.lo >= one.lo) & (boxes.hi <= one.hi)).all(axis=2)
-    return bool((inside | ~boxes.filled).all())
+    return bool((_within(boxes.lo, boxes.hi, one.lo, one.hi) | ~boxes.filled).all())
 
 
 def disjoint(boxes: Boxes) -> Boxes:
@@ -196,7 +232,7 @@ def _subtract(lo: Ints, hi: Ints, cut_lo: Ints, cut_hi: Ints) -> list[tuple[Ints
         found += [(lo.copy(), below_hi), (above_lo, hi.copy())]
         lo[:, axis] = np.maximum(lo[:, axis], cut_lo[:, axis])
         hi[:, axis] = np.minimum(hi[:, axis], cut_hi[:, axis])
-    return [(a, b) for a, b in found if (b > a).all(axis=1).any()]
+    return [(a, b) for a, b in found if _filled(a, b).any()]
 
 
 def project(boxes: Boxes, axes: tuple[str, ...]) -> Boxes:
@@ -335,6 +371,19 @@ def clip(boxes: Boxes, tau: float, into: Axes) -> Boxes:
     return _tidy(boxes.axes, lo, hi)
 
 
+def shift(boxes: Boxes, axis: str, offset: int) -> Boxes:
+    """A region moved along one axis."""
+    moved = np.zeros(len(boxes.axes), dtype=np.int64)
+    moved[boxes.axes.index(axis)] = offset
+    filled = boxes.filled
+    if filled.all():
+        return Boxes(boxes.axes, boxes.lo + moved, boxes.hi + moved)
+    some = filled[:, :, None]
+    return Boxes(
+        boxes.axes, np.where(some, boxes.lo + moved, 0), np.where(some, boxes.hi + moved, 0)
+    )
+
+
 def regroup(boxes: Boxes, source: Axes, order: tuple[str, ...], into: Axes) -> Boxes:
     """Image under a Rekey: exact on axes that are kept or merged from one end, whole on others."""
     extents = {axis.name: axis.extent or 0 for axis in source}
@@ -386,62 +435,3 @@ def aligned(old: tuple[tuple[str, int], ...], new: Axes) -> list[tuple[tuple[str
                 j += 1
         runs.append((tuple(olds), tuple(news)))
     return runs
-
-
-def bind(
-    region: Region, changed: Mapping[str, Boxes], known: dict[Region, Boxes] | None = None
-) -> Boxes:
-    """Evaluate a symbolic region.
-
-    Args:
-        region: the expression.
-        changed: boxes of each base relation's region relation, over the Scan's axes.
-        known: results so far, shared among calls; filled in.
-
-    Raises:
-        PlanError: the region relation of a base relation is missing.
-    """
-    known = {} if known is None else known
-    found = known.get(region)
-    if found is not None:
-        return found
-    if isinstance(region, Changed):
-        if region.relation not in changed:
-            raise PlanError(f"no positions are given for the region relation of {region.relation}")
-        found = changed[region.relation]
-    elif isinstance(region, Everything):
-        queries = next(iter(changed.values())).queries
-        found = everything(region.into, queries)
-    elif isinstance(region, Either):
-        found = union([bind(part, changed, known) for part in region.of])
-    else:
-        inner = bind(region.of, changed, known)
-        if isinstance(region, Image):
-            found = image(inner, region.on, region.taps, region.into)
-        elif isinstance(region, Shift):
-            axis = inner.axes.index(region.axis)
-            offset = np.zeros(len(inner.axes), dtype=np.int64)
-            offset[axis] = region.offset
-            filled = inner.filled[:, :, None]
-            found = Boxes(
-                inner.axes,
-                np.where(filled, inner.lo + offset, 0),
-                np.where(filled, inner.hi + offset, 0),
-            )
-        elif isinstance(region, Regroup):
-            found = regroup(inner, region.source, region.order, region.into)
-        elif isinstance(region, Clip):
-            found = clip(inner, region.tau, region.into)
-        elif isinstance(region, Shrink):
-            found = inner  # all that is known without values
-        else:
-            raise PlanError(f"unknown region {region!r}")
-    known[region] = _one_of_each(found, known)
-    return known[region]
-
-
-def _one_of_each(boxes: Boxes, known: dict[Region, Boxes]) -> Boxes:
-    """The same boxes of another region, where there are some: few of hundreds of regions differ,
-    and those of thousands of queries take megabytes."""
-    last = itertools.islice(reversed(known.values()), LOOKED_AT)
-    return next((other for other in {id(b): b for b in last}.values() if other.same(boxes)), boxes)

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from kqo.errors import PlanError
-from kqo.ir.boxes import Boxes, bind, everything, project, with_untouched
+from kqo.ir.bind import Known, bind
+from kqo.ir.boxes import Boxes, everything, with_untouched
 from kqo.ir.nodes import (
     GROUPED,
     Const,
@@ -122,7 +123,7 @@ class Chooser:
         self.changed = with_untouched(changed)
         self.queries = queries
         self.rates = rates
-        self.bound: dict[Region, Boxes] = {}
+        self.bound = Known()
         self.readers = plan.readers()
         for home in memo.groups():
             for alternative in memo.alternatives(home):
@@ -158,7 +159,7 @@ class Chooser:
 
     def _region_rows(self, node: Node, region: Region) -> int:
         boxes = bind(region, self.changed, self.bound)
-        return int(project(boxes, names(positions(node.schema))).volume().sum())
+        return int(self.bound.project(boxes, names(positions(node.schema))).volume().sum())
 
     def rows(self, node: Node) -> int:
         """Rows to compute for this relation, over all queries; its positions where it is a view."""
@@ -178,7 +179,8 @@ class Chooser:
         overlay = self.overlay(node) if has_query(node.schema) else None
         if overlay is None:
             return everything(axes, self.queries if has_query(node.schema) else 1)
-        return project(bind(overlay.at, self.changed, self.bound), names(axes))
+        boxes = bind(overlay.at, self.changed, self.bound)
+        return self.bound.project(boxes, names(axes))
 
     def candidates(self, node: Node) -> list[Candidate]:
         """The ways to compute the rows of a relation: physical alternatives, then the plain one."""

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from kqo.ir.boxes import Boxes, bind, project
+from kqo.ir.bind import Known, bind
+from kqo.ir.boxes import Boxes
 from kqo.ir.nodes import Physical
-from kqo.ir.region import Region, is_clipped, shrinks
+from kqo.ir.region import is_clipped, shrinks
 from kqo.ir.schema import features, names, size
 from kqo.planner.cost import with_copies, work
 from kqo.planner.distinct import distinct, seen
@@ -54,7 +55,7 @@ def shared(plan: PhysicalPlan, changed: Mapping[str, Boxes], rates: Rates) -> Ph
     middle = max(0, whole.queries - BATCH * BATCHES) // 2
     some = np.arange(middle, min(whole.queries, middle + BATCH * BATCHES))
     asked = {name: boxes.select(some) for name, boxes in changed.items()}
-    bound: dict[Region, Boxes] = {}
+    bound = Known()
     steps = list(plan.steps)
     for number, step in enumerate(steps):
         reach = known.get(step.table)
@@ -62,7 +63,7 @@ def shared(plan: PhysicalPlan, changed: Mapping[str, Boxes], rates: Rates) -> Ph
             continue
         table = plan.tables[step.table]
         assert table.region is not None and isinstance(step.node, Physical)
-        boxes = project(bind(table.region, asked, bound), names(table.positions))
+        boxes = bound.project(bind(table.region, asked, bound), names(table.positions))
         rows = seen(boxes, asked[scan], reach, np.arange(len(some)) // BATCH)
         if rows is None:
             continue

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kqo.errors import ArgumentError
-from kqo.ir.boxes import Boxes, bind, project, with_untouched
+from kqo.ir.bind import Known, bind
+from kqo.ir.boxes import Boxes, with_untouched
 from kqo.ir.nodes import Overlay
 from kqo.ir.plan import Array
-from kqo.ir.region import Region as SymbolicRegion
 from kqo.ir.schema import Axes, names, shape
 from kqo.options import available_cores
 from kqo.planner.physical import PhysicalPlan, Step
@@ -80,7 +80,7 @@ class Engine:
         memory: int | None = None,
         batch: int | None = None,
         opaques: Functions | None = None,
-        known: dict[SymbolicRegion, Boxes] | None = None,
+        known: Known | None = None,
     ) -> None:
         self.plan = plan
         self._opaques: Functions = opaques or {}
@@ -96,7 +96,7 @@ class Engine:
         self._shrinking = shrinking_of(plan)
         self._moving: Set[int] = self._shrinking.tables if self._shrinking else frozenset()
         self._limits: dict[int, float] = {}
-        self._bind_regions({} if known is None else known)
+        self._bind_regions(Known() if known is None else known)
         self._sharing = Sharing(plan, self.changed)
         self._tail = tail_of(plan, self.boxes)
         kept = self._tail.kept if self._tail is not None else ()
@@ -124,23 +124,18 @@ class Engine:
                 group[key] = np.asarray(value, dtype=dtype)
         self.constants: list[dict[str, Array]] = [held[k] if k else {} for _, k in program]
 
-    def _bind_regions(self, known: dict[SymbolicRegion, Boxes]) -> None:
+    def _bind_regions(self, known: Known) -> None:
         """The most rows of each table with delta rows; tables with equal ones share one region."""
         rows: dict[tuple[Any, ...], Boxes] = {}
-        fixed: list[Boxes] = []
         self.boxes: dict[int, Boxes] = {}
         for table in self.plan.tables:
             if table.region is None:
                 continue
             own = names(table.positions)
-            key = (table.region, own)
-            if key not in rows:
-                boxes = project(bind(table.region, self.changed, known), own)
-                if table.id not in self._moving:  # other rows may be left of it when the plan runs
-                    boxes = next((other for other in fixed if other.same(boxes)), boxes)
-                    fixed.append(boxes)
-                rows[key] = boxes
-            self.boxes[table.id] = rows[key]
+            boxes = known.project(bind(table.region, self.changed, known), own)
+            if table.id in self._moving:  # other rows may be left of it when the plan runs
+                boxes = rows.setdefault((table.region, own), Boxes(own, boxes.lo, boxes.hi))
+            self.boxes[table.id] = boxes
         parts = self._shrinking.fixed if self._shrinking is not None else ()
         self._fixed = {part: bind(part, self.changed, known) for part in parts}
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kqo.ir.boxes import Boxes, bind, project
+from kqo.ir.bind import bind
+from kqo.ir.boxes import Boxes, project
 from kqo.ir.region import Region as SymbolicRegion
 from kqo.ir.region import Shrink, shrinks, walk_regions
 from kqo.ir.schema import Axes, names

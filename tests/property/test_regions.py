@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kqo.ir.boxes import bind
+from kqo.ir.bind import bind
 from kqo.ir.nodes import Overlay, Slice
 from kqo.ir.region import Clip, walk_regions
 from kqo.ir.region_mask import changed_mask, region_mask

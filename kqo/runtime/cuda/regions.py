@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kqo.emit.cuda_program import Delta, Shapes
-from kqo.ir.boxes import Boxes, bind, project
+from kqo.ir.bind import Known, bind
+from kqo.ir.boxes import Boxes
 from kqo.ir.nodes import Overlay
-from kqo.ir.region import Region as SymbolicRegion
 from kqo.ir.schema import Axes, names, shape
 from kqo.planner.physical import PhysicalPlan
 
@@ -121,7 +121,7 @@ def bind_regions(plan: PhysicalPlan, changed: Mapping[str, Boxes]) -> Regions:
         plan: the physical plan.
         changed: the region relation of each base relation, over the axes of its Scan.
     """
-    known: dict[SymbolicRegion, Boxes] = {}
+    known = Known()
     tables: list[RegionTable] = []
     seen: dict[tuple[object, ...], int] = {}
     of: dict[int, int] = {}
@@ -129,7 +129,7 @@ def bind_regions(plan: PhysicalPlan, changed: Mapping[str, Boxes]) -> Regions:
         if table.region is None:
             continue
         own = names(table.positions)
-        boxes = project(bind(table.region, changed, known), own)
+        boxes = known.project(bind(table.region, changed, known), own)
         key = (table.positions, boxes.lo.shape, boxes.lo.tobytes(), boxes.hi.tobytes())
         if key not in seen:
             seen[key] = len(tables)
