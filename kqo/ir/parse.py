@@ -48,51 +48,76 @@ def parse_plan(
         PlanError: the text does not parse, names a label that is not defined above, or defines one
             twice; with file, line and column.
     """
+    result: Plan = _read(_parser(), text, _Builder(constants or {}, file), file)
+    return result
+
+
+def parse_expression(text: str, file: str = "<text>") -> scalar.Expr:
+    """Read a scalar expression, such as ``max(v * 2, 0)``, by ``grammar/scalar.lark``.
+
+    Raises:
+        PlanError: the text does not parse; with file, line and column.
+    """
+    result: scalar.Expr = _read(_expression_parser(), text, _Builder({}, file), file)
+    return result
+
+
+def _read(parser: Lark, text: str, builder: _Builder, file: str) -> Any:
     try:
-        tree = _parser().parse(text)
+        tree = parser.parse(text)
     except UnexpectedEOF as error:
         line = text.count("\n") + 1
-        found = f"the text ends too early; expected {_expected(error.expected)}"
+        found = f"the text ends too early; expected {_expected(parser, error.expected)}"
         raise PlanError(found, place=Place(file, line, 1)) from None
     except (UnexpectedToken, UnexpectedCharacters) as error:
-        raise PlanError(
-            _unexpected(error, text), place=Place(file, max(error.line, 1), max(error.column, 1))
-        ) from None
+        place = Place(file, max(error.line, 1), max(error.column, 1))
+        raise PlanError(_unexpected(parser, error, text), place=place) from None
     try:
-        result: Plan = _Builder(constants or {}, file).transform(tree)
+        return builder.transform(tree)
     except VisitError as error:
         if isinstance(error.orig_exc, PlanError):
             raise error.orig_exc from None
         raise
-    return result
 
 
 @cache
 def _parser() -> Lark:
-    source = data_path("grammar", "plan.lark").read_text(encoding="utf-8")
-    return Lark(source, parser="lalr", maybe_placeholders=False)
+    return _load("plan.lark", "start")
 
 
-def _expected(terminals: Any) -> str:
+@cache
+def _expression_parser() -> Lark:
+    # Of its own, since the tables of the whole grammar take ten times as long to make, and reading
+    # the rules needs no more than this.
+    return _load("scalar.lark", "expression")
+
+
+def _load(name: str, start: str) -> Lark:
+    path = str(data_path("grammar", name))
+    return Lark.open(path, parser="lalr", maybe_placeholders=False, start=start)
+
+
+def _expected(parser: Lark, terminals: Any) -> str:
     """The terminals that would have been accepted, in the reader's words."""
     shown = set()
     for name in terminals:
         if name in _TERMINALS:
             shown.add(_TERMINALS[name])
         else:
-            pattern = _parser().get_terminal(name).pattern.value
+            pattern = parser.get_terminal(name).pattern.value
             shown.add(repr(pattern.replace("\\", "")))
     return " or ".join(sorted(shown))
 
 
-def _unexpected(error: UnexpectedToken | UnexpectedCharacters, text: str) -> str:
+def _unexpected(parser: Lark, error: UnexpectedToken | UnexpectedCharacters, text: str) -> str:
     if isinstance(error, UnexpectedToken):
         if error.token.type == "$END":
-            return f"the text ends too early; expected {_expected(error.accepts or error.expected)}"
+            wanted = _expected(parser, error.accepts or error.expected)
+            return f"the text ends too early; expected {wanted}"
         found, expected = str(error.token), error.accepts or error.expected
     else:
         found, expected = text[error.pos_in_stream or 0], error.allowed or set()
-    return f"unexpected {found!r}; expected {_expected(expected)}"
+    return f"unexpected {found!r}; expected {_expected(parser, expected)}"
 
 
 @v_args(inline=True)
@@ -308,6 +333,9 @@ class _Builder(Transformer[Token, Plan]):
         return region.Shrink(of, threshold, str(layer), into)
 
     # Scalar expressions.
+
+    def expression(self, expr: scalar.Expr) -> scalar.Expr:
+        return expr
 
     def add(self, a: scalar.Expr, b: scalar.Expr) -> scalar.Expr:
         return scalar.call("add", a, b)

@@ -14,7 +14,7 @@ from typing import Any
 
 from kqo.errors import KqoError, RuleError
 from kqo.ir.nodes import OPERATORS, Node
-from kqo.ir.parse import parse_plan
+from kqo.ir.parse import parse_expression
 from kqo.ir.scalar import Expr
 from kqo.lang import ast
 from kqo.lang.context import Context
@@ -40,11 +40,7 @@ def scalar_expression(text: str) -> Expr:
     Raises:
         PlanError: it does not parse.
     """
-    plan = parse_plan(
-        f"plan rule float32\nreturn out = Map(input: Scan(name: s, axes: ()), fn: {text})"
-    )
-    expr: Expr = plan.roots[0][1].fn  # type: ignore[attr-defined]
-    return expr
+    return parse_expression(text)
 
 
 def itself(node: Node) -> tuple[Node, ...]:

@@ -44,7 +44,7 @@ MISTAKES = [
     ("single_use($m)", "compose($outer, $inner)", "f:4:11: compose(...) is expr; expected truth"),
     ("single_use($m)", "$outer == $m", "f:4:21: $m is node; expected expr"),
     ("fn: $outer)", "fn: 1 | max)", "f:3:63: max is a name; expected expr"),
-    ("fn: $outer)", 'fn: "v +")', "f:3:59: no scalar expression: unexpected ')'"),
+    ("fn: $outer)", 'fn: "v +")', "f:3:59: no scalar expression: the text ends"),
     ("fn: $outer)", "fn: some $outer)", "f:3:59: 'some' is for lists of nodes; this is expr"),
     ("fn: $outer)", "fn: [])", "f:3:59: [] is a list; expected expr"),
     ("fn: $outer)", "fn: Map())", "f:3:59: Map(...) is a node; expected expr"),
