@@ -113,8 +113,8 @@ def _tidy(axes: tuple[str, ...], lo: Ints, hi: Ints) -> Boxes:
     """Drop slots empty for every query, boxes inside others, and boxes beyond MOST_BOXES."""
     filled = _filled(lo, hi)
     if not filled.all():
-        lo = np.where(filled[:, :, None], lo, 0)
-        hi = np.where(filled[:, :, None], hi, 0)
+        lo, hi = lo.copy(), hi.copy()
+        lo[~filled] = hi[~filled] = 0
     if lo.shape[1] == 1:
         return Boxes(axes, lo, hi)
     # One box often covers the others: the parts of a concatenation grow from layer to layer.
@@ -148,15 +148,25 @@ def _may_be_inside(lo: Ints, hi: Ints, filled: Flags) -> list[tuple[int, int]]:
     The parts of a concatenation lie side by side, so that none of their many pairs may.
     """
     may: Flags = np.ones((lo.shape[1],) * 2, dtype=np.bool_)
-    every, far = bool(filled.all()), np.iinfo(np.int64).max
+    slots = range(lo.shape[1])
     for axis in range(lo.shape[2]):
-        low, high = lo[:, :, axis], hi[:, :, axis]  # 0 where there is no box
-        least_lo, least_hi = (
-            (ends if every else np.where(filled, ends, far)).min(axis=0) for ends in (low, high)
-        )
-        may &= low.max(axis=0)[:, None] >= least_lo
-        may &= least_hi[:, None] <= high.max(axis=0)
-    return [(i, j) for i, j in itertools.permutations(range(len(may)), 2) if may[i, j]]
+        low = [lo[filled[:, i], i, axis] for i in slots]
+        high = [hi[filled[:, i], i, axis] for i in slots]
+        may &= _may_hold(low, high)
+    return [(i, j) for i, j in itertools.permutations(slots, 2) if may[i, j]]
+
+
+def _may_hold(lo: Sequence[Ints], hi: Sequence[Ints]) -> Flags:
+    """For the ends of several intervals, each per query, whether the first may lie in the second of
+    each pair."""
+    far = np.iinfo(np.int64).max
+    least_lo, least_hi = (
+        np.array([each.min(initial=far) for each in ends], dtype=np.int64) for ends in (lo, hi)
+    )
+    most_lo, most_hi = (
+        np.array([each.max(initial=0) for each in ends], dtype=np.int64) for ends in (lo, hi)
+    )
+    return np.asarray((most_lo[:, None] >= least_lo) & (least_hi[:, None] <= most_hi))
 
 
 def hull(boxes: Boxes) -> Boxes:
@@ -169,8 +179,9 @@ def hull(boxes: Boxes) -> Boxes:
     hi = np.where(filled, boxes.hi, 0)
     low, high = lo[:, 0].copy(), hi[:, 0].copy()
     for at in range(1, lo.shape[1]):
-        np.minimum(low, lo[:, at], out=low)
-        np.maximum(high, hi[:, at], out=high)
+        for axis in range(lo.shape[2]):
+            np.minimum(low[:, axis], lo[:, at, axis], out=low[:, axis])
+            np.maximum(high[:, axis], hi[:, at, axis], out=high[:, axis])
     return Boxes(boxes.axes, np.where(high > 0, low, 0)[:, None], high[:, None])
 
 
@@ -180,12 +191,41 @@ def union(several: Sequence[Boxes]) -> Boxes:
     if any(b.axes != first.axes for b in several):
         raise PlanError(f"union of regions over different axes: {[b.axes for b in several]}")
     parts = list({id(b): b for b in several}.values())
+    if len(parts) > MOST_BOXES and _side_by_side(parts):
+        return _hull_of(parts)
     most = max(parts, key=lambda b: int(b.volume().sum()))
     if most.lo.shape[1] == 1 and all(b is most or _inside(b, most) for b in parts):
         return _tidy(first.axes, most.lo, most.hi)  # as the parts of a concatenation mostly are
     lo = np.concatenate([b.lo for b in parts], axis=1)
     hi = np.concatenate([b.hi for b in parts], axis=1)
     return _tidy(first.axes, lo, hi)
+
+
+def _side_by_side(parts: Sequence[Boxes]) -> bool:
+    """Whether parts are one box for each of the same queries, of which none may hold another: of
+    so many, a union is their hull."""
+    if not all(b.lo.shape[1] == 1 for b in parts):
+        return False
+    filled = parts[0].filled[:, 0]
+    if not filled.any() or not all(np.array_equal(b.filled[:, 0], filled) for b in parts):
+        return False
+    apart = ~np.eye(len(parts), dtype=np.bool_)
+    for axis in range(len(parts[0].axes)):
+        low, high = ([getattr(b, end)[filled, 0, axis] for b in parts] for end in ("lo", "hi"))
+        apart &= _may_hold(low, high)
+        if not apart.any():
+            return True
+    return False
+
+
+def _hull_of(parts: Sequence[Boxes]) -> Boxes:
+    """The smallest box per query that covers those of parts of one box each, which lack one for the
+    same queries."""
+    lo, hi = parts[0].lo.copy(), parts[0].hi.copy()
+    for part in parts[1:]:
+        np.minimum(lo, part.lo, out=lo)
+        np.maximum(hi, part.hi, out=hi)
+    return Boxes(parts[0].axes, lo, hi)
 
 
 def _inside(boxes: Boxes, one: Boxes) -> bool:
@@ -238,17 +278,14 @@ def _subtract(lo: Ints, hi: Ints, cut_lo: Ints, cut_hi: Ints) -> list[tuple[Ints
 def project(boxes: Boxes, axes: tuple[str, ...]) -> Boxes:
     """Disjoint boxes over some of the axes: the shadow of a region, as rows are the shadow of
     cells."""
-    filled = boxes.filled[:, :, None]
     index = [boxes.axes.index(name) for name in axes]
     if not index:
-        one = np.asarray(filled.any(axis=1))[:, :, None]
-        empty = np.zeros((boxes.queries, 1, 0), dtype=np.int64)
-        if not bool(one.all()):
-            # A relation without positions has one row; it is recomputed for every query.
-            return Boxes((), empty, empty)
-        return Boxes((), empty, empty)
-    lo = np.where(filled, boxes.lo[:, :, index], 0)
-    hi = np.where(filled, boxes.hi[:, :, index], 0)
+        # A relation without positions has one row; it is recomputed for every query.
+        none = np.zeros((boxes.queries, 1, 0), dtype=np.int64)
+        return Boxes((), none, none)
+    empty = ~boxes.filled
+    lo, hi = (np.stack([ends[:, :, i] for i in index], axis=2) for ends in (boxes.lo, boxes.hi))
+    lo[empty] = hi[empty] = 0
     return disjoint(_tidy(axes, lo, hi))
 
 
@@ -320,7 +357,7 @@ def image(boxes: Boxes, on: tuple[Condition, ...], taps: Axes, into: Axes) -> Bo
     index = {name: i for i, name in enumerate(boxes.axes)}
     bound = {condition.axis: condition for condition in on}
     per_axis: list[Intervals] = []
-    filled = boxes.filled
+    empty = ~boxes.filled
     for axis in into:
         extent = sizes[axis.name]
         choices: Intervals | None = None
@@ -345,8 +382,10 @@ def image(boxes: Boxes, on: tuple[Condition, ...], taps: Axes, into: Axes) -> Bo
     for combo in itertools.product(*per_axis):
         lo = np.stack([c[0] for c in combo], axis=2) if combo else boxes.lo[:, :, :0]
         hi = np.stack([c[1] for c in combo], axis=2) if combo else boxes.hi[:, :, :0]
-        lows.append(np.where(filled[:, :, None], lo, 0))
-        highs.append(np.where(filled[:, :, None], hi, 0))
+        lows.append(lo)
+        highs.append(hi)
+    for ends in (*lows, *highs):
+        ends[empty] = 0
     return _tidy(names(into), np.concatenate(lows, axis=1), np.concatenate(highs, axis=1))
 
 
@@ -373,15 +412,13 @@ def clip(boxes: Boxes, tau: float, into: Axes) -> Boxes:
 
 def shift(boxes: Boxes, axis: str, offset: int) -> Boxes:
     """A region moved along one axis."""
-    moved = np.zeros(len(boxes.axes), dtype=np.int64)
-    moved[boxes.axes.index(axis)] = offset
-    filled = boxes.filled
-    if filled.all():
-        return Boxes(boxes.axes, boxes.lo + moved, boxes.hi + moved)
-    some = filled[:, :, None]
-    return Boxes(
-        boxes.axes, np.where(some, boxes.lo + moved, 0), np.where(some, boxes.hi + moved, 0)
-    )
+    lo, hi = boxes.lo.copy(), boxes.hi.copy()
+    at, filled = boxes.axes.index(axis), boxes.filled
+    lo[:, :, at] += offset * filled
+    hi[:, :, at] += offset * filled
+    if not filled.all():
+        lo[~filled] = hi[~filled] = 0
+    return Boxes(boxes.axes, lo, hi)
 
 
 def regroup(boxes: Boxes, source: Axes, order: tuple[str, ...], into: Axes) -> Boxes:

@@ -19,13 +19,24 @@ _LOCK = threading.RLock()
 class Interned(type):
     """Metaclass of frozen dataclasses whose construction returns the one object that is equal."""
 
+    _names: tuple[str, ...]
+
     def __new__(mcs, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> Any:  # noqa: D102
-        return dataclass(frozen=True, eq=False, repr=False)(
+        made: Any = dataclass(frozen=True, eq=False, repr=False)(
             super().__new__(mcs, name, bases, space)
         )
+        made._names = tuple(field.name for field in fields(made))
+        return made
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
-        made = super().__call__(*args, **kwargs)
-        key = (cls, *(getattr(made, f.name) for f in fields(made)))
+        if kwargs or len(args) != len(cls._names):
+            made = super().__call__(*args, **kwargs)
+            args = tuple(getattr(made, name) for name in cls._names)
+        else:
+            made = None
+        key = (cls, *args)
         with _LOCK:
-            return _INTERNED.setdefault(key, made)
+            found = _INTERNED.get(key)
+            if found is None:  # most of what rules make is there already
+                found = _INTERNED.setdefault(key, made or super().__call__(*args))
+            return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from kqo.ir.nodes import Const, Domain, Join, Map, Node, Rekey, Saved, Scan, Slice, Union
-from kqo.ir.plan import Array
 from kqo.ir.scalar import RELU, Call, Expr, Num, Var, call, substitute
 from kqo.ir.schema import Axes, Axis, has_query, names, size, without_query
 from kqo.lang import constants
@@ -197,22 +196,15 @@ def is_ones(context: Context, node: Node) -> bool:
         return True
     if not isinstance(node, Const) or size(node.schema) > constants.LARGEST_EXPANSION:
         return False
-    values = _known(context, node)
+    values = context.value(node)
     return values is not None and bool((values == 1).all())
 
 
 @builtin
 def is_finite(context: Context, node: Node) -> bool:
     """Whether no value of a constant is known to be NaN or infinite."""
-    values = _known(context, node)
+    values = context.value(node)
     return values is None or bool(np.isfinite(values).all())
-
-
-def _known(context: Context, node: Node) -> Array | None:
-    try:
-        return constants.evaluate(node, context.known, context.folded)
-    except KeyError:
-        return None
 
 
 @builtin

@@ -18,10 +18,10 @@ from kqo.ir.parse import parse_expression
 from kqo.ir.scalar import Expr
 from kqo.lang import ast
 from kqo.lang.context import Context
+from kqo.lang.possible import Expand, Possible, possible, weight
 from kqo.lang.registry import builtins
 
 Bindings = dict[str, Any]
-Expand = Callable[[Node], tuple[Node, ...]]
 Matcher = Callable[[Any, Bindings, Expand], Iterator[Bindings]]
 Evaluator = Callable[[Bindings, Context], Any]
 
@@ -63,6 +63,7 @@ class CompiledRule:
     family: str
     roots: frozenset[str]
     inner: frozenset[tuple[str, int]]
+    _possible: Possible | None
     _match: Matcher
     _steps: tuple[Callable[[Bindings, Context], bool], ...]
     _replace: Evaluator
@@ -114,6 +115,8 @@ class CompiledRule:
         Raises:
             RuleError: the replacement is malformed, or has other key axes than the node.
         """
+        if self._possible is not None and not self._possible(node, expand):
+            return
         bindings: Bindings = {}
         if self.rule.approximation is not None:
             bindings[self.rule.approximation.parameter] = (parameters or {}).get(
@@ -175,6 +178,7 @@ def compile_rule(rule: ast.Rule, family: str, types: Types) -> CompiledRule:
         family,
         frozenset(roots),
         frozenset(inner),
+        possible(rule.match, lambda literal: _value(literal, types), root=True),
         _pattern(rule.match, types, root=True),
         tuple(steps),
         _template(rule.replace, types),
@@ -263,7 +267,7 @@ def _some(item: Matcher) -> Matcher:
 def _node(pattern: ast.NodePattern, types: Types, root: bool) -> Matcher:
     cls = OPERATORS[pattern.op]
     # Literals first, nodes last: most candidates fail on a literal.
-    ordered = sorted(pattern.fields, key=lambda f: _weight(f.pattern))
+    ordered = sorted(pattern.fields, key=lambda f: weight(f.pattern))
     parts = [(field.field, _pattern(field.pattern, types)) for field in ordered]
 
     def match(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
@@ -280,16 +284,6 @@ def _node(pattern: ast.NodePattern, types: Types, root: bool) -> Matcher:
             yield from rest(node, index + 1, bound, expand)
 
     return match
-
-
-def _weight(pattern: ast.Pattern) -> int:
-    if isinstance(pattern, (ast.Literal, ast.Empty)):
-        return 0
-    if isinstance(pattern, ast.AnyOf):
-        return max(map(_weight, pattern.options))
-    if isinstance(pattern, (ast.Bind, ast.Some)):
-        return _weight(pattern.pattern)
-    return 2 if isinstance(pattern, ast.NodePattern) else 1
 
 
 # ---- steps and templates -------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from kqo.ir.scalar import evaluate as evaluate_scalar
 from kqo.ir.schema import extent_of, names, shape, size
 
 LARGEST_EXPANSION = 1 << 16
+SMALL = 1 << 12
+"""Keys up to which a folded constant's values are kept, to fold others from them."""
 _COMBINE: dict[str, Callable[[Any, Any], Any]] = {
     "mul": np.multiply,
     "add": np.add,
@@ -94,13 +96,19 @@ def is_foldable(node: Node) -> bool:
     return size(node.schema) <= max(largest, LARGEST_EXPANSION)
 
 
-def evaluate(node: Node, constants: Mapping[str, Array], folded: Mapping[str, Node]) -> Array:
+def evaluate(
+    node: Node,
+    constants: Mapping[str, Array],
+    folded: Mapping[str, Node],
+    small: dict[str, Array] | None = None,
+) -> Array:
     """The values of a constant node, shaped as its axes; arithmetic is done in float64.
 
     Args:
         node: a node of which everything below is constant and foldable.
         constants: values by name.
         folded: constants that stand for other nodes.
+        small: values of folded constants of few keys, shared among calls; filled in.
 
     Raises:
         KeyError: a constant has neither a value nor a node that it stands for.
@@ -108,10 +116,15 @@ def evaluate(node: Node, constants: Mapping[str, Array], folded: Mapping[str, No
     if isinstance(node, Const):
         if node.name in constants:
             return constants[node.name]
-        return evaluate(folded[node.name], constants, folded)
+        if small is not None and node.name in small:
+            return small[node.name]
+        found = evaluate(folded[node.name], constants, folded, small)
+        if small is not None and found.size <= SMALL:
+            small[node.name] = found
+        return found
     if isinstance(node, Domain):
         return np.ones(shape(node.axes))
-    values = [evaluate(source, constants, folded) for source in node.inputs]
+    values = [evaluate(source, constants, folded, small) for source in node.inputs]
     if isinstance(node, Rekey):
         before = names(node.input.schema)
         moved = np.transpose(values[0], [before.index(name) for name in node.order])

@@ -34,6 +34,8 @@ class Context:
     folded: dict[str, Node] = field(default_factory=dict)
     layer: Callable[[Node], str] = lambda node: ""
     consulted: bool = False
+    _folds: dict[Node, Const] = field(default_factory=dict)
+    _small: dict[str, Array] = field(default_factory=dict)
 
     def single_use(self, node: Node) -> bool:
         """Whether exactly one field of one node, or one root, reads the node."""
@@ -46,6 +48,8 @@ class Context:
         It is named after the first constant below and a digest of the computation, so that equal
         computations share one constant, and names do not depend on the order of rewriting.
         """
+        if node in self._folds:  # rules that refuse a match in the end ask again
+            return self._folds[node]
         nodes = list(walk(node))
         first = next((n.name for n in nodes if isinstance(n, Const)), "ones")
         labels = Labels({n: f"%{i}" for i, n in enumerate(nodes)}, {})
@@ -53,20 +57,32 @@ class Context:
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         name = f"{first.split('#')[0]}#{digest}"
         self.folded.setdefault(name, node)
-        return Const(name, without_query(node.schema))
+        self._folds[node] = made = Const(name, without_query(node.schema))
+        return made
+
+    def value(self, node: Node, known: Mapping[str, Array] | None = None) -> Array | None:
+        """The values of a constant node, in float64 where they are computed; None where some that
+        it is computed from lack values.
+
+        Args:
+            node: of which everything below is constant.
+            known: values of the plan's constants, where not :attr:`known`.
+        """
+        from kqo.lang.constants import evaluate
+
+        try:
+            return evaluate(node, self.known if known is None else known, self.folded, self._small)
+        except KeyError:
+            return None
 
     def values(self, names: set[str], known: Mapping[str, Array], dtype: str) -> dict[str, Array]:
         """Values of the folded constants among ``names``: float64 arithmetic, in ``dtype``.
 
         One that is computed from constants without values is left out: the plan had none before.
         """
-        from kqo.lang.constants import evaluate
-
         found: dict[str, Array] = {}
         for name in sorted(names & set(self.folded)):
-            try:
-                value = evaluate(self.folded[name], known, self.folded)
-            except KeyError:
-                continue
-            found[name] = value.astype(dtype, copy=False)
+            value = self.value(self.folded[name], known)
+            if value is not None:
+                found[name] = value.astype(dtype, copy=False)
         return found

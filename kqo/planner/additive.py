@@ -8,8 +8,6 @@ what the others have in the untouched result, which is computed once per image
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from kqo.ir.boxes import Boxes
@@ -52,8 +50,7 @@ def left_out(
     if share == 1:
         return counted
     added = rows * size(features(node.schema)) * taps * (1 - share) / rates.linear_block
-    return replace(
-        counted,
+    return counted._replace(
         flops=int(counted.flops * share),
         panels=int(counted.panels * share),
         pairs=counted.pairs + int(added),

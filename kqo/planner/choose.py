@@ -132,6 +132,7 @@ class Chooser:
                     base = bare(alternative.base)
                     self.readers.setdefault(base, self.readers.get(home, 1))
         self._cost: dict[Node, tuple[float, Candidate | None]] = {}
+        self._candidates: dict[Node, list[Candidate]] = {}
         self._rows: dict[Node, int] = {}
         self._sliced: dict[Node, bool] = {}
         self._overlays: dict[Node, Overlay | None] = {}
@@ -184,6 +185,11 @@ class Chooser:
 
     def candidates(self, node: Node) -> list[Candidate]:
         """The ways to compute the rows of a relation: physical alternatives, then the plain one."""
+        if node not in self._candidates:
+            self._candidates[node] = self._offered(node)
+        return self._candidates[node]
+
+    def _offered(self, node: Node) -> list[Candidate]:
         found: list[Candidate] = []
         for alternative in self.memo.alternatives(node):
             if self.is_sliced(alternative):

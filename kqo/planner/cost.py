@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from kqo.ir.equations import Affine
 from kqo.ir.nodes import GROUPED, Const, Domain, Group, Join, Node, Physical
@@ -27,8 +28,7 @@ FUNCTIONS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What a step does: multiply-adds of the logical operator, and the form's own counts.
 
     Attributes:
@@ -232,7 +232,7 @@ def work(
     if form == "additive":
         blocks = _blocks(tiles, wide * WORD)
         made = _gathering(base, tiles, wide, blocks * (4 + tail.calls))
-        return replace(made, pairs=base.pairs + 2 * tiles * wide)
+        return made._replace(pairs=base.pairs + 2 * tiles * wide)
     if form == "taps":
         return _taps(base, node, rows, taps=taps, wide=wide, tail=tail)
     if form == "rowwise":
@@ -249,13 +249,12 @@ def work(
     read = _gathering(base, rows * taps, deep, _blocks(rows, wide * 16) * 12)
     each = rows * taps * max(deep, wide)
     heavy = base.macs * 4 if base.macs else each
-    return replace(read, functions=read.functions + heavy, streamed=read.streamed + 8 * each)
+    return read._replace(functions=read.functions + heavy, streamed=read.streamed + 8 * each)
 
 
 def _gathering(base: Work, rows: int, columns: int, calls: int) -> Work:
     """The work with rows gathered, and calls made."""
-    return replace(
-        base,
+    return base._replace(
         gather_rows=base.gather_rows + rows,
         gathered=base.gathered + 2 * rows * columns * WORD,
         indices=base.indices + rows,
@@ -269,8 +268,7 @@ def _gather_gemm(
     inner = taps * deep
     blocks = _blocks(rows, inner * WORD)
     made = _gathering(base, rows * taps if moved else 0, deep, blocks * (3 + tail.calls))
-    return replace(
-        made,
+    return made._replace(
         flops=2 * rows * inner * wide,
         inner=inner,
         wide=wide,
@@ -294,8 +292,7 @@ def _grouped(
     blocks = _blocks(rows, inner * WORD)
     calls = blocks * (3 + 3 * products + tail.calls)
     made = _gathering(base, rows * taps * products if moved else 0, deep // products, calls)
-    return replace(
-        made,
+    return made._replace(
         flops=2 * rows * inner * wide,
         inner=inner,
         wide=columns,
@@ -317,8 +314,7 @@ def _in_strips(made: Work, base: Work, window: Window, rows: int) -> Work:
     runs = rows * (window.tap_count // last)
     strides = (c.terms[0][0] for _, c in window.reads[:-1] if isinstance(c, Affine) and c.terms)
     single = rows * last * math.prod(strides)
-    return replace(
-        made,
+    return made._replace(
         gather_rows=base.gather_rows + runs + single,
         indices=base.indices + runs + single,
     )
@@ -338,8 +334,7 @@ def _winograd(
     most = max(FEWEST_TILES, BLOCK_BYTES // (points * deep * WORD))
     blocks = -(-tiles // most)
     made = _gathering(base, tiles * points, deep, blocks * (8 + 2 * points + tail.calls))
-    return replace(
-        made,
+    return made._replace(
         batched=2 * tiles * points * deep * wide,
         flops=0,
         transforms=2 * tiles * points * (points * deep + outputs * wide),
@@ -358,8 +353,7 @@ def _taps(base: Work, node: Node, rows: int, *, taps: int, wide: int, tail: Pass
     made = _gathering(base, rows * taps, wide, calls)
     each = rows * taps * wide
     # Einsum multiplies and adds, at twice the time of an addition.
-    return replace(
-        made,
+    return made._replace(
         pairs=made.pairs + (2 * each if weighted else each),
         streamed=made.streamed + 3 * each * WORD,
     )
@@ -370,22 +364,23 @@ def _concat(base: Work, node: Node, rows: int, moved: Sequence[bool]) -> Work:
     parts = concatenated(node)
     gathered = (moved[0], *moved[2 : len(parts) + 1])
     blocks = _blocks(rows, size(features(node.schema)) * 8)
-    made = base
-    for part, flag in zip(parts, gathered, strict=True):
-        columns = size(features(part.schema))
-        made = _gathering(made, rows if flag else 0, columns, blocks * 2)
-        made = replace(
-            made,
-            pairs=made.pairs + rows * columns,
-            streamed=made.streamed + 2 * rows * columns * WORD,
-        )
-    return made
+    columns = [size(features(part.schema)) for part in parts]
+    moved_columns = [n for n, flag in zip(columns, gathered, strict=True) if flag]
+    made = base._replace(
+        gather_rows=base.gather_rows + rows * len(moved_columns),
+        gathered=base.gathered + 2 * rows * sum(moved_columns) * WORD,
+        indices=base.indices + rows * len(moved_columns),
+        calls=base.calls + blocks * 2 * len(parts),
+    )
+    return made._replace(
+        pairs=made.pairs + rows * sum(columns),
+        streamed=made.streamed + 2 * rows * sum(columns) * WORD,
+    )
 
 
 def with_copies(computed: Work, rows: int, columns: int) -> Work:
     """The work of computing distinct rows, and that of copying them to where all rows are."""
-    return replace(
-        computed,
+    return computed._replace(
         gather_rows=computed.gather_rows + rows,
         gathered=computed.gathered + 2 * rows * columns * WORD,
     )

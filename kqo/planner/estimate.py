@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -135,7 +135,7 @@ def reinference_seconds(
         source = step.sources[0] if step.form == "additive" else None
         tiles = plan.tables[source].rows if source is not None else 0
         counted = work(form, step.node, plan.tables[step.table].rows, tiles)
-        total += replace(counted, indices=0).seconds(rates)
+        total += counted._replace(indices=0).seconds(rates)
     return REINFERENCE * total / workers * (queries + 1)
 
 
@@ -166,7 +166,7 @@ def _counted(
     if distinct is not None:
         counted = with_copies(counted, rows, table.columns)
     # Row numbers of a view are computed once, when the plan is bound.
-    return rows, counted if step.delta else replace(counted, indices=0)
+    return rows, counted if step.delta else counted._replace(indices=0)
 
 
 def _left_out(

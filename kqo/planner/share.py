@@ -12,8 +12,8 @@ from kqo.ir.boxes import Boxes
 from kqo.ir.nodes import Physical
 from kqo.ir.region import is_clipped, shrinks
 from kqo.ir.schema import features, names, size
-from kqo.planner.cost import with_copies, work
-from kqo.planner.distinct import distinct, seen
+from kqo.planner.cost import Work, with_copies, work
+from kqo.planner.distinct import Seen, distinct, seen
 from kqo.planner.estimate import tiles_of
 from kqo.planner.physical import PhysicalPlan, Step
 from kqo.planner.rates import Rates
@@ -65,31 +65,31 @@ def shared(plan: PhysicalPlan, changed: Mapping[str, Boxes], rates: Rates) -> Ph
         assert table.region is not None and isinstance(step.node, Physical)
         boxes = bound.project(bind(table.region, asked, bound), names(table.positions))
         rows = seen(boxes, asked[scan], reach, np.arange(len(some)) // BATCH)
-        if rows is None:
-            continue
-        made = distinct(rows)
-        if pays(step, boxes, Boxes(boxes.axes, made.lo, made.hi), rates):
+        if rows is not None and pays(step, boxes, rows, rates):
             steps[number] = replace(step, shared=True)
     return replace(plan, steps=tuple(steps))
 
 
-def pays(step: Step, boxes: Boxes, computed: Boxes, rates: Rates) -> bool:
+def pays(step: Step, boxes: Boxes, rows: Seen, rates: Rates) -> bool:
     """Whether computing the distinct rows and copying them takes less time than computing all.
 
     Args:
         step: of the plan.
         boxes: the rows of some queries.
-        computed: those that are distinct.
+        rows: what they see of the changed box.
         rates: of the machine.
     """
-    rows, fewer = int(boxes.volume().sum()), int(computed.volume().sum())
-    tiles = less = 0
-    if step.form == "winograd" and isinstance(step.node, Physical):
-        tiles, less = tiles_of(boxes, step.node), tiles_of(computed, step.node)
-    every = work(step.form, step.node, rows, tiles).seconds(rates)
-    columns = size(features(step.node.schema))
-    found = with_copies(work(step.form, step.node, fewer, less, strips=False), rows, columns)
+    count, columns = int(boxes.volume().sum()), size(features(step.node.schema))
+    tiled = step.node if step.form == "winograd" and isinstance(step.node, Physical) else None
+    tiles = tiles_of(boxes, tiled) if tiled else 0
+    most = LEAST * work(step.form, step.node, count, tiles).seconds(rates)
     pieces = boxes.queries * PIECES ** len(boxes.axes)
-    batches = -(-boxes.queries // BATCH)
-    seconds = found.seconds(rates) + pieces * PIECE + batches * PER_BATCH
-    return bool(seconds < LEAST * every)
+    beside = pieces * PIECE + -(-boxes.queries // BATCH) * PER_BATCH
+    if with_copies(Work(), count, columns).seconds(rates) + beside >= most:
+        return False  # even if all were equal; which are is not worked out
+    made = distinct(rows)
+    computed = Boxes(boxes.axes, made.lo, made.hi)
+    fewer = int(computed.volume().sum())
+    less = tiles_of(computed, tiled) if tiled else 0
+    found = with_copies(work(step.form, step.node, fewer, less, strips=False), count, columns)
+    return bool(found.seconds(rates) + beside < most)

@@ -71,7 +71,7 @@ def test_positions_that_no_query_of_a_block_changes_are_not_priced(monkeypatch, 
 def test_the_kernel_of_shares_is_read_once():
     product = Work(flops=640, inner=8, wide=4)
     assert shares(product, product) == Work()
-    assert shares(product, replace(product, flops=320)) == Work(panels=8 * 4 * 4)
+    assert shares(product, product._replace(flops=320)) == Work(panels=8 * 4 * 4)
 
 
 def test_other_forms_are_priced_as_they_were():

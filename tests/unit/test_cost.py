@@ -49,7 +49,7 @@ def test_rates_as_plain_values():
 def test_time_is_counts_over_rates():
     flops = Work(flops=10**9, inner=64, wide=64)
     assert flops.seconds(REFERENCE) == pytest.approx(1e9 / REFERENCE.product(64, 64))
-    both = replace(flops, calls=1000, gathered=10**9)
+    both = flops._replace(calls=1000, gathered=10**9)
     more = 1000 * REFERENCE.call + 1e9 / REFERENCE.gather
     assert both.seconds(REFERENCE) == pytest.approx(flops.seconds(REFERENCE) + more)
 
