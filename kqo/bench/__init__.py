@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from kqo.bench.dense import Engine, Timing, onnx_engine, torch_engine
-from kqo.bench.report import Report, measure
+from kqo.bench.report import Report, measure, timed_compile
 
-__all__ = ["Engine", "Report", "Timing", "measure", "onnx_engine", "torch_engine"]
+__all__ = ["Engine", "Report", "Timing", "measure", "onnx_engine", "timed_compile", "torch_engine"]

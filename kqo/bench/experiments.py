@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 import kqo
 from kqo.bench.dense import BATCHES
-from kqo.bench.report import Report, Row, measure
+from kqo.bench.report import Report, Row, measure, timed_compile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +76,7 @@ def run_experiments(
     found: list[Experiment] = []
     for series, value, workload in _workloads(image.shape, patches, counts):
         note(f"{name}: {series} {value}")
-        plan = kqo.compile(module, (torch.zeros((1, *image.shape)),), workload, options, name=name)
+        plan, compiling = timed_compile(module, image.shape, workload, options, name)
         sizes = tuple(batches) if not found else _best(found[0].report, batches)
         report = measure(
             plan,
@@ -87,6 +86,7 @@ def run_experiments(
             batches=sizes,
             sample=DENSE_SAMPLE,
             repeats=repeats,
+            compiling=compiling,
         )
         found.append(Experiment(series, value, report))
     return found
@@ -143,7 +143,8 @@ def _tables(experiments: Sequence[Experiment], name: str) -> str:
         cells = [f"{engine} ms | ratio" for engine in engines]
         lines += [f"## {series.capitalize()}", ""]
         title = "patch" if series != "positions" else "positions"
-        header = [title, "kqo ms", *cells, "multiply-adds", "worst error", "kqo MB", *engines]
+        header = [title, "kqo ms", *cells, "multiply-adds", "worst error", "prepared, s", "kqo MB"]
+        header += engines
         lines.append("| " + " | ".join(header) + " |")
         lines.append("|" + "---|" * (len(header) + len(engines)))
         for experiment in part:
@@ -152,12 +153,14 @@ def _tables(experiments: Sequence[Experiment], name: str) -> str:
             row = [str(experiment.value), f"{own.ms:.2f}"]
             row += [cell for r in dense for cell in (f"{r.ms:.2f}", f"{r.ratio:.2f}x")]
             row += [f"{report.bound:.1f}x fewer", f"{report.error:.1e}"]
+            row.append("" if report.preparing is None else f"{report.preparing:.2f}")
             row += ["" if r.peak is None else f"{r.peak / 1e6:.0f}" for r in (own, *dense)]
             lines.append("| " + " | ".join(row) + " |")
         lines.append("")
     lines.append(
-        "Milliseconds per position; medians. The last columns are peak memory beyond what the "
-        "process held before, dense engines at batch 16."
+        "Milliseconds per position; medians. Prepared is compiled and planned, which is done once. "
+        "The last columns are peak memory beyond what the process held before, dense engines at "
+        "batch 16."
     )
     return "\n".join(lines) + "\n"
 

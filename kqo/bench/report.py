@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+import kqo
 from kqo.bench.dense import (
     BATCHES,
     Engine,
@@ -24,7 +25,7 @@ from kqo.bench.dense import (
     torch_engine,
 )
 from kqo.bench.memory import peak_memory
-from kqo.workloads import Workload, changed_inputs
+from kqo.workloads import Occlusion, Regions, Workload, changed_inputs
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -74,6 +75,8 @@ class Report:
             direct convolution.
         rows: the plan first.
         machine: where it was measured.
+        preparing: seconds that compiling and planning took, once for all inputs; None where that
+            was not measured.
     """
 
     model: str
@@ -86,6 +89,7 @@ class Report:
     bound: float
     rows: tuple[Row, ...]
     machine: dict[str, Any]
+    preparing: float | None = None
 
     @property
     def within_tolerance(self) -> bool:
@@ -95,6 +99,13 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**asdict(self), "within_tolerance": self.within_tolerance}
+
+    @property
+    def _prepared(self) -> str:
+        if self.preparing is None or self.rows[0].ms is None:
+            return ""
+        share = self.preparing / (self.rows[0].ms * self.positions / 1e3)
+        return f" Compiling and planning took {self.preparing:.2f} s once, {share:.1%} of the grid."
 
     @property
     def _broken(self) -> str:
@@ -111,7 +122,7 @@ class Report:
                 " best batch size; their whole grid is that time for every position. Worst error"
                 f" {self.error:.1e} of the largest output, {self.change_error:.1e} of the largest"
                 f" change{self._broken}. The bound is {self.bound:.1f}x fewer multiply-adds; its"
-                " column says what share of it the ratio is."
+                f" column says what share of it the ratio is.{self._prepared}"
             ),
         )
         table.add_column("engine")
@@ -144,6 +155,7 @@ def measure(
     repeats: int = 3,
     threads: int | None = None,
     seed: int = 0,
+    compiling: float | None = None,
 ) -> Report:
     """Time a plan and the dense engines in turns, in this process.
 
@@ -160,6 +172,7 @@ def measure(
         repeats: rounds.
         threads: of the dense engines. None: torch's own choice.
         seed: of the choice of queries.
+        compiling: seconds that compiling the plan took, to be told with what planning takes.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -172,7 +185,9 @@ def measure(
     onnx, reason = onnx_engine(module, image.shape, threads)
     if onnx is not None:
         engines.append(onnx)
+    began = time.perf_counter()
     _ = plan.source  # planned now, so that the run is measured and not the planning
+    planning = time.perf_counter() - began
     peaks = {"kqo": _plan_peak(plan, image)}
     peaks.update((e.name, _dense_peak(e, images[:MEMORY_BATCH])) for e in engines)
     best = {e.name: best_batch(e, images, _fitting(batches, len(images)), 1).batch for e in engines}
@@ -203,7 +218,28 @@ def measure(
         plan.subject().multiply_adds.fewer,
         tuple(rows),
         machine(),
+        None if compiling is None else compiling + planning,
     )
+
+
+def timed_compile(
+    model: Any,
+    shape: Sequence[int],
+    workload: Occlusion | Regions,
+    options: kqo.Options | None,
+    name: str,
+) -> tuple[CompiledPlan, float]:
+    """A plan for an image of a shape, and the seconds that compiling it took.
+
+    A small model is compiled before it, so that rules and parts of PyTorch are loaded, which each
+    process does once.
+    """
+    small = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.ReLU()).eval()
+    _ = kqo.compile(small, (torch.zeros(1, 3, 8, 8),), kqo.Occlusion(3, 2)).source
+    example = (torch.zeros((1, *shape)),)
+    began = time.perf_counter()
+    plan = kqo.compile(model, example, workload, options=options, name=name)
+    return plan, time.perf_counter() - began
 
 
 def errors(

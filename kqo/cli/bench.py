@@ -66,10 +66,7 @@ def bench(
     sizes = (sizes,) if isinstance(sizes, int) else sizes
     if min(sizes) < 1:
         raise ArgumentError("batches", batches, "whole numbers from 1")
-    import torch
-
-    import kqo
-    from kqo.bench import measure
+    from kqo.bench import measure, timed_compile
 
     if experiments is not None:
         _experiments(model, plan, images, image, sizes, repeats, experiments)
@@ -77,8 +74,7 @@ def bench(
     found = model.resolve()
     asked.resolve(found.shape)
     tensor = _image(found, images, image)
-    example = (torch.zeros((1, *found.shape)),)
-    made = kqo.compile(found.model, example, asked, options=options, name=found.name)
+    made, compiling = timed_compile(found.model, found.shape, asked, options, found.name)
     if on_gpu(made):
         from kqo.bench.gpu import GPU_BATCHES, measure_gpu
 
@@ -102,6 +98,7 @@ def bench(
         sample=sample,
         repeats=repeats,
         threads=options.threads,
+        compiling=compiling,
     )
     _show(report, as_json)
 

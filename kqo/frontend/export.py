@@ -1,4 +1,4 @@
-"""From a model to a functional graph of ATen operators, by ``torch.export``."""
+"""From a model to a functional graph of ATen operators: recorded, or by ``torch.export``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from kqo.errors import ArgumentError, ExportError
-from kqo.frontend.functional import made_functional
+from kqo.frontend.program import Program
 from kqo.frontend.registry import TABLE
 
 BATCH_SIZE = 2
@@ -32,8 +32,8 @@ _REASONS = (
 )
 
 
-def export(model: object, example_inputs: tuple[Tensor, ...] | None) -> ExportedProgram:
-    """The exported program of a model, of a ``.pt2`` file, or the given one; functional.
+def export(model: object, example_inputs: tuple[Tensor, ...] | None) -> Program:
+    """The program of a model, of a ``.pt2`` file, or of the given ExportedProgram.
 
     Args:
         model: a module in eval mode, an ExportedProgram, or the path of a ``.pt2`` file.
@@ -50,9 +50,12 @@ def export(model: object, example_inputs: tuple[Tensor, ...] | None) -> Exported
         if example_inputs is None:
             raise ArgumentError("example_inputs", None, "a tuple of tensors, one per input")
         _check_mode(model)
-        program = _export(model, _batched(model, _check_inputs(example_inputs)))
-        if made_functional(program):
-            return program
+        batched = _batched(model, _check_inputs(example_inputs))
+        with _quiet():
+            recorded = _recorded(model, batched)
+        if recorded is not None:
+            return recorded
+        program = _export(model, batched)
     elif isinstance(model, ExportedProgram):
         program = _fixed(model, example_inputs)
     else:
@@ -60,7 +63,7 @@ def export(model: object, example_inputs: tuple[Tensor, ...] | None) -> Exported
             "model", type(model).__name__, "a torch.nn.Module, an ExportedProgram, or a .pt2 file"
         )
     with _quiet():
-        return _functional(program)
+        return Program.of(_functional(program))
 
 
 def _functional(program: ExportedProgram) -> ExportedProgram:
@@ -140,6 +143,16 @@ def _batched(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]
             first = first.to(parameter.device, parameter.dtype)
         out.append(first.expand(BATCH_SIZE, *first.shape[1:]).contiguous())
     return tuple(out)
+
+
+def _recorded(model: nn.Module, inputs: tuple[Tensor, ...]) -> Program | None:
+    """The program as it is recorded; None where that cannot be, or with a torch that has no such
+    modes, which are not part of its stable interface."""
+    try:
+        from kqo.frontend.record import record
+    except (ImportError, AttributeError):
+        return None
+    return record(model, inputs)
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:

@@ -6,11 +6,12 @@ takes longer than exporting it.
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import fx
-from torch.export import ExportedProgram
 
 from kqo.frontend.registry import TABLE
 
@@ -21,15 +22,22 @@ _NEW = {
         "batch_norm", "linear", "matmul", "add", "sub", "mul", "div", "cat", "relu", "hardtanh",
         "relu6", "silu", "hardswish", "hardsigmoid", "sigmoid", "leaky_relu", "elu", "gelu",
         "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-        "adaptive_avg_pool2d", "mean",
+        "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "mean", "sum",
+        "group_norm", "layer_norm", "instance_norm", "softmax", "tanh", "mish", "softplus", "prelu",
+        "exp", "neg", "sqrt", "rsqrt", "pow", "clamp", "maximum", "minimum", "stack", "addmm",
+        "bmm", "upsample_nearest2d", "upsample_bilinear2d", "constant_pad_nd",
     )
 }  # fmt: skip
 """Operators whose result is never part of the memory of an argument."""
-_DROPOUT = ("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default")
+_DROPOUT = tuple(
+    f"aten.{kind}dropout{where}.default"
+    for kind in ("", "feature_", "alpha_", "feature_alpha_")
+    for where in ("", "_")
+)
 
 
-def made_functional(program: ExportedProgram) -> bool:
-    """Replace in-place operators in a program's graph by functional ones.
+def made_functional(graph: fx.Graph, constants: Collection[fx.Node]) -> bool:
+    """Replace in-place operators in a graph by functional ones.
 
     An operator that writes over what another has just computed is one that computes anew, and is
     what later readers read. That is done unless some operator writes to memory that others share,
@@ -38,12 +46,13 @@ def made_functional(program: ExportedProgram) -> bool:
     Dropout goes in any case: it gives back its argument itself, which torch takes for a copy, so
     that it does not see what is written there.
 
+    Args:
+        graph: what is changed.
+        constants: placeholders of what does not depend on the model's inputs.
+
     Returns:
-        whether the program is functional now.
+        whether the graph is functional now, and the table lowers all operators that relate inputs.
     """
-    graph, signature = program.graph, program.graph_signature
-    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
-        return False
     for node in graph.nodes:
         if (
             node.op == "call_function"
@@ -51,17 +60,18 @@ def made_functional(program: ExportedProgram) -> bool:
             and node.args[2:] == (False,)
         ):
             node.replace_all_uses_with(node.args[0])
-            signature.replace_all_uses(node.name, node.args[0].name)
             graph.erase_node(node)
     calls = [node for node in graph.nodes if node.op == "call_function"]
-    twins: dict[fx.Node, Any] = {}
+    fixed, twins = set(constants), dict[fx.Node, Any]()
     for node in calls:
+        if fixed.issuperset(node.all_input_nodes):
+            fixed.add(node)
         if _writes(node):
             twin = _twin(node)
             if twin is None or not _is_alone(node):
                 return False
             twins[node] = twin
-        elif str(node.target) not in TABLE:
+        elif not (node in fixed or node.target is operator.getitem or str(node.target) in TABLE):
             return False
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node, twin in twins.items():
@@ -74,7 +84,6 @@ def made_functional(program: ExportedProgram) -> bool:
         node.replace_all_uses_with(made)
         for user in [user for user in written.users if order[user] > order[node]]:
             user.replace_input_with(written, made)
-        signature.replace_all_uses(node.name, made.name)
         graph.erase_node(node)
     return True
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from kqo.errors import ArgumentError, PlanError, UnsupportedOperator
@@ -19,6 +18,7 @@ from kqo.frontend import operators
 from kqo.frontend.context import Context
 from kqo.frontend.export import export
 from kqo.frontend.opaque import HALF, Subgraph, TorchCall, grouped
+from kqo.frontend.program import Program
 from kqo.frontend.registry import TABLE
 from kqo.frontend.values import BATCH, Constant, Dim, Value, as_tensor_shaped, usual_names
 from kqo.ir.nodes import Node, Opaque, Scan
@@ -111,7 +111,7 @@ class _Lowering:
 
     def __init__(
         self,
-        program: ExportedProgram,
+        program: Program,
         name: str,
         *,
         schedule: list[fx.Node | Subgraph] | None = None,
@@ -124,9 +124,7 @@ class _Lowering:
         self.told: list[str] = []
         self.program = program
         self.name = name
-        self.inputs = [
-            n for n in program.graph.nodes if n.name in program.graph_signature.user_inputs
-        ]
+        self.inputs = program.inputs
         self.at = Context(self._batch(), "float64" if self._is_double() else "float32")
         self.known: dict[fx.Node, Any] = {}
         self.half: set[torch.dtype] = set()
@@ -147,53 +145,38 @@ class _Lowering:
         return extents.pop()
 
     def _is_double(self) -> bool:
-        values = [n.meta["val"] for n in self.inputs]
-        out = next(n for n in self.program.graph.nodes if n.op == "output")
-        values += [n.meta["val"] for n in out.all_input_nodes]
+        nodes = (*self.inputs, *self.program.outputs)
+        values = [n.meta["val"] for n in nodes if isinstance(n, fx.Node)]
         return any(isinstance(v, Tensor) and v.dtype == torch.float64 for v in values)
 
     def run(self) -> Lowered:
-        specs = iter(self.program.graph_signature.input_specs)
-        results: Any = ()
         for node in self.schedule:
             if isinstance(node, Subgraph):
                 self._opaque(node)
                 continue
             self.at.enter(node)
-            if node.op == "placeholder":
-                self.known[node] = self._placeholder(node, next(specs))
+            if node in self.program.weights:
+                name, tensor = self.program.weights[node]
+                self.weights[name] = tensor
+                self.known[node] = self._constant(name, tensor)
+            elif node.op == "placeholder":
+                self.known[node] = self._input(node) if node in self.inputs else None
             elif node.op == "call_function":
                 self.known[node] = self._try(node)
             elif node.op == "get_attr":
-                found = getattr(self.program.graph_module, str(node.target))
-                is_tensor = isinstance(found, Tensor)
-                self.known[node] = self._constant(node.name, found) if is_tensor else None
-            else:
-                results = node.args[0]
-        roots = tuple(self._roots(results))
+                self.known[node] = None
+        roots = tuple(self._roots())
         inputs = tuple(self._label(node) for node in self.inputs)
         plan = Plan(self.name, roots, self.at.constants, self.at.origins, self.at.dtype, inputs)
         plan = plan.with_roots(roots)
         names = tuple(root for root, _ in roots)
         return Lowered(plan, self._notes(), names, self.opaques, self.weights)
 
-    def _placeholder(self, node: fx.Node, spec: Any) -> Any:
-        if spec.kind == InputKind.USER_INPUT:
-            dims = usual_names(node.meta["val"].dim())
-            scan = Scan(self._label(node), _axes(dims, node.meta["val"]))
-            self.at.origins[scan] = Origin("", "input")
-            return Value(scan, dims)
-        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-            state = self.program.state_dict
-            source = state if spec.target in state else self.program.constants
-            return self._weight(spec.target, source[spec.target])
-        if spec.kind == InputKind.CONSTANT_TENSOR:
-            return self._weight(spec.target, self.program.constants[spec.target])
-        return None
-
-    def _weight(self, name: str, tensor: Tensor) -> Constant:
-        self.weights[name] = tensor
-        return self._constant(name, tensor)
+    def _input(self, node: fx.Node) -> Value:
+        dims = usual_names(node.meta["val"].dim())
+        scan = Scan(self._label(node), _axes(dims, node.meta["val"]))
+        self.at.origins[scan] = Origin("", "input")
+        return Value(scan, dims)
 
     def _label(self, node: fx.Node) -> str:
         return "image" if len(self.inputs) == 1 else str(node.name)
@@ -338,15 +321,9 @@ class _Lowering:
                     f"the exported graph has {tuple(tensor.shape)}"
                 )
 
-    def _roots(self, results: Any) -> Iterator[tuple[str, Node]]:
-        signature = self.program.graph_signature
-        user = [
-            value
-            for value, spec in zip(results, signature.output_specs, strict=True)
-            if spec.kind == OutputKind.USER_OUTPUT
-        ]
-        names = _output_names(self.program, len(user))
-        for name, node in zip(names, user, strict=True):
+    def _roots(self) -> Iterator[tuple[str, Node]]:
+        names = _output_names(self.program)
+        for name, node in zip(names, self.program.outputs, strict=True):
             if not isinstance(node, fx.Node):
                 continue
             self.at.enter(node)
@@ -371,9 +348,9 @@ def _axes(dims: tuple[Dim, ...], tensor: Tensor) -> tuple[Axis, ...]:
     return tuple(Axis(str(name), int(extent)) for name, extent in pairs)
 
 
-def _output_names(program: ExportedProgram, count: int) -> list[str]:
+def _output_names(program: Program) -> list[str]:
     """A name for each tensor of the model's result, from the structure that holds it."""
-    spec = program.call_spec.out_spec
+    spec, count = program.structure, len(program.outputs)
     if count == 1 and (spec is None or spec.num_leaves != 1 or spec.type is None):
         return ["output"]
     if spec is None:

@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from kqo.bench import measure, onnx_engine, torch_engine
+from kqo.bench import measure, onnx_engine, timed_compile, torch_engine
 from kqo.bench.dense import Engine, best_batch, first_output
 from kqo.bench.memory import peak_memory, resident
 from kqo.workloads import Occlusion
@@ -49,6 +49,22 @@ def test_a_report(model):
     share = f"{dense.ratio / report.bound:.0%}"
     said = " ".join(shown.get().split())
     assert f"The bound is {report.bound:.1f}x fewer multiply-adds" in said and share in said
+
+
+def test_what_compiling_took_is_told(model):
+    workload = Occlusion(3, 3)
+    plan, compiling = timed_compile(model, (3, 12, 12), workload, None, "toy")
+    assert plan.name == "toy" and compiling > 0
+    about = {"workload": workload, "batches": (1,), "repeats": 1}
+    report = measure(plan, model, image(), **about, compiling=compiling)
+    assert report.preparing > compiling
+    grid = report.rows[0].ms * report.positions / 1e3
+    console = Console(width=120)
+    with console.capture() as shown:
+        console.print(report.table())
+    said = " ".join(shown.get().split())
+    assert f"took {report.preparing:.2f} s once, {report.preparing / grid:.1%}" in said
+    assert measure(plan, model, image(), **about).preparing is None
 
 
 def test_a_wrong_plan_shows_in_the_error(model):
