@@ -39,6 +39,7 @@ from kqo.rewrite.normalize import normalize
 from kqo.rewrite.trace import Trace
 from kqo.runtime import planfile
 from kqo.runtime.arguments import take
+from kqo.runtime.budget import check_budget
 from kqo.runtime.cuda.device import check_target
 from kqo.runtime.cuda.engine import CudaEngine
 from kqo.runtime.cuda.target import gpu_engine, on_gpu
@@ -131,10 +132,12 @@ class CompiledPlan:
             found = gpu_engine(overlaid, memo, changed, self.options)
             if not isinstance(found, str):
                 on_gpu_by, gpu, self._rates = found
+                check_budget(self.options.memory_bytes, gpu)
                 return on_gpu_by, gpu.plan, gpu.source, gpu
             self._not_on_gpu = (found,) if found else ()
             chooser = Chooser(overlaid, memo, changed, len(self.placed), self._rates)
             engine = self._numpy(chooser, changed, self.options)
+            check_budget(self.options.memory_bytes, engine)
             return chooser, engine.plan, engine.source, engine
 
     def _numpy(self, by: Chooser, changed: Mapping[str, Boxes], options: Options) -> Engine:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from kqo.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CHANNELS = ("rgb", "bgr", "gray")
 OUTPUTS = ("logits", "probabilities")
@@ -91,8 +93,10 @@ class Preprocess:
         """Shape (C, H, W) of what it gives."""
         return (1 if self.channels == "gray" else 3, *self.size)
 
-    def apply(self, image: Image.Image) -> NDArray[np.float32]:
+    def apply(self, image: Image) -> NDArray[np.float32]:
         """The model's input for an image, float32 (C, H, W)."""
+        from PIL.Image import Resampling
+
         height, width = self.size
         # A crop that reaches beyond the resized image would have to invent pixels.
         fit = max(height / image.height, width / image.width)
@@ -102,7 +106,7 @@ class Preprocess:
             max(height, round(image.height * factor)),
         )
         if scaled != image.size:
-            image = image.resize(scaled, Image.Resampling.BILINEAR)
+            image = image.resize(scaled, Resampling.BILINEAR)
         top, left = (scaled[1] - height) // 2, (scaled[0] - width) // 2
         pixels = np.asarray(image.crop((left, top, left + width, top + height)), dtype=np.float32)
         if self.channels == "gray":

@@ -64,7 +64,8 @@ class Engine:
         source: its emitted Python source.
         changed: the region relation of each base relation, over the axes of its Scan.
         threads: worker threads; by default the processors that this process may use.
-        memory: bytes for views, delta rows, row numbers and scratch; decides the batch size.
+        memory: bytes for views, delta rows, row numbers and scratch; decides the batch size, and
+            cuts the threads where one query each takes more.
         batch: queries per batch, in place of that decision.
         opaques: what torch runs, by the name of the plan's Opaque nodes.
         known: regions that are bound already, with the query that changes nothing.
@@ -103,6 +104,9 @@ class Engine:
         spans = spans_of(plan, self.boxes, kept)
         about = (plan, self.boxes, spans, self._tail, self.workers, self.queries, self._batches)
         self._footprint = Footprint(*about, self._sharing.shares(self.boxes))
+        if memory is not None and batch is None:
+            self._footprint = self._footprint.fitted(memory)
+            self.workers = self._footprint.workers
         memory = memory or self._footprint.usual
         self.batch = min(batch or self._footprint.batch(memory), self.queries)
         self.batches = self._batches(self.batch)
@@ -147,6 +151,16 @@ class Engine:
         self._views: dict[int, Bound] = {}
         self._templates = Templates()
         self._allocated = True
+
+    @property
+    def least_bytes(self) -> int:
+        """Bytes that a run takes with one thread and one query at a time."""
+        return self._footprint.least
+
+    @property
+    def planned_bytes(self) -> int:
+        """Bytes that a run takes, as they were counted to choose the batch."""
+        return self._footprint.needed(self.batch, self.group)
 
     @property
     def nbytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,6 +27,9 @@ FEW = 16
 """Queries per worker up to which it is the most: each batch reads every kernel."""
 NUMBER = 8
 """Bytes of a row number."""
+MARGIN = 1.5
+"""Factor on scratch where a budget is to be kept: what pooling, epilogues and the constants that they
+compare with hold beside the largest step's two arrays was at most 0.45 of these for the zoo's models."""
 
 
 def scratch_bytes(step: Step, itemsize: int, rows: int | None = None) -> int:
@@ -51,6 +54,7 @@ def scratch_bytes(step: Step, itemsize: int, rows: int | None = None) -> int:
     points = math.prod(m + r - 1 for m, r in sizes)
     outputs = math.prod(m for m, _ in sizes)
     tiles = max(FEWEST_TILES, BLOCK_BYTES // (points * deep * itemsize))
+    tiles = tiles if rows is None else min(tiles, rows)
     return tiles * (points * max(deep, wide) + max(points * deep, outputs * wide)) * itemsize
 
 
@@ -81,6 +85,7 @@ class Footprint:
         queries: of the workload.
         cut: the batches of a size.
         distinct: of the rows of a step that computes equal ones once, the share that it computes.
+        margin: factor on scratch.
     """
 
     plan: PhysicalPlan
@@ -91,6 +96,7 @@ class Footprint:
     queries: int
     cut: Callable[[int], list[Ints]]
     distinct: Mapping[int, float] = field(default_factory=dict)
+    margin: float = 1.0
 
     @property
     def view_bytes(self) -> int:
@@ -139,18 +145,20 @@ class Footprint:
         """Bytes of a run in batches of this size."""
         itemsize = np.dtype(self.plan.dtype).itemsize
         capacities = self.capacities(self.cut(size), group)
+        view_rows = {table.id: table.rows for table in self.plan.tables}
         numbers = sum(
             number_bytes(s, capacities[s.table], s.sources[0] in self.spans.in_place)
             for s in self.plan.steps
             if s.delta
         )
         scratch = max(
-            scratch_bytes(s, itemsize, capacities.get(s.table) if s.delta else None)
+            scratch_bytes(s, itemsize, (capacities if s.delta else view_rows).get(s.table))
             for s in self.plan.steps
         )
         copied = max((self._distinct(n, capacities) for n in self.distinct), default=0)
         rows = (self.arena(capacities).size + self.area(capacities).size + copied) * itemsize
-        return self.view_bytes + (rows + numbers + scratch) * self.workers
+        each = rows + numbers + math.ceil(self.margin * scratch)
+        return self.view_bytes + each * self.workers
 
     def _distinct(self, number: int, capacities: Mapping[int, int]) -> int:
         """Elements of the distinct rows of a step."""
@@ -170,6 +178,18 @@ class Footprint:
                 count = -(-count // self.workers) * self.workers
                 return max(1, -(-self.queries // count))
         return 1
+
+    @property
+    def least(self) -> int:
+        """Bytes that one worker takes for one query at a time: no run takes less."""
+        return replace(self, workers=1, margin=MARGIN).needed(1, 1)
+
+    def fitted(self, memory: int) -> Footprint:
+        """For a budget: with no more workers than it has memory for with one query each, but one."""
+        each = max(1, self.least - self.view_bytes)
+        fitting = (memory - self.view_bytes) // each
+        workers = max(1, min(self.workers, fitting))
+        return replace(self, workers=workers, margin=MARGIN)
 
     def group(self, size: int, memory: int) -> int:
         """Batches of this size that are run through the tail at once."""

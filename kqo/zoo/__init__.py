@@ -57,13 +57,25 @@ def build(
         raise ArgumentError("width", width, "above 0")
     with torch.device("meta"):
         model = make(num_classes, width)
-    model = model.to_empty(device="cpu").eval()
+    model = _allocated(model).eval()
     if weights is None:
         randomize(model, input_shape(name), seed)
     else:
         for value in model.state_dict().values():
             value.zero_()  # what the file may leave out must not stay uninitialized
         load_weights(model, weights)
+    return model
+
+
+def _allocated(model: nn.Module) -> nn.Module:
+    """A model of the device "meta" with memory, not initialized. ``to_empty`` does the same, but
+    loads the 500 modules of torch's tracing to ask for the shapes."""
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            memory = torch.empty(weight.shape, dtype=weight.dtype)
+            module.register_parameter(name, nn.Parameter(memory))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype))
     return model
 
 

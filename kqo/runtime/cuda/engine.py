@@ -133,6 +133,11 @@ class CudaEngine:
         return Capacities(self.plan, self.program, self.regions, batch).nbytes
 
     @property
+    def least_bytes(self) -> int:
+        """Bytes of rows and scratch for one query at a time."""
+        return self.bytes_at(1)
+
+    @property
     def result_bytes(self) -> int:
         """Bytes of the outputs of all queries."""
         return 4 * self.queries * sum(math.prod(shape(axes)) for _, _, axes in self.plan.roots)
