@@ -17,21 +17,25 @@ _LOCK = threading.RLock()
 
 @dataclass_transform(frozen_default=True)
 class Interned(type):
-    """Metaclass of frozen dataclasses whose construction returns the one object that is equal."""
+    """Metaclass of frozen dataclasses whose construction returns the one object that is equal.
 
-    _names: tuple[str, ...]
+    Attributes:
+        field_names: names of a class's fields, in order.
+    """
+
+    field_names: tuple[str, ...]
 
     def __new__(mcs, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> Any:  # noqa: D102
         made: Any = dataclass(frozen=True, eq=False, repr=False)(
             super().__new__(mcs, name, bases, space)
         )
-        made._names = tuple(field.name for field in fields(made))
+        made.field_names = tuple(field.name for field in fields(made))
         return made
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
-        if kwargs or len(args) != len(cls._names):
+        if kwargs or len(args) != len(cls.field_names):
             made = super().__call__(*args, **kwargs)
-            args = tuple(getattr(made, name) for name in cls._names)
+            args = tuple(getattr(made, name) for name in cls.field_names)
         else:
             made = None
         key = (cls, *args)

@@ -9,7 +9,6 @@ aggregates over it). Convolution, pooling and normalization are no nodes: they a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
@@ -51,8 +50,8 @@ class Node(metaclass=Interned):
     def inputs(self) -> tuple[Node, ...]:
         """Input nodes, in field order."""
         found: list[Node] = []
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in type(self).field_names:
+            value = getattr(self, name)
             if isinstance(value, Node):
                 found.append(value)
             elif isinstance(value, tuple):
@@ -63,8 +62,8 @@ class Node(metaclass=Interned):
         """The same operator over other inputs, in the order of ``inputs``."""
         rest = iter(inputs)
         values = []
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in type(self).field_names:
+            value = getattr(self, name)
             if isinstance(value, Node):
                 value = next(rest)
             elif isinstance(value, tuple) and any(isinstance(v, Node) for v in value):
@@ -78,12 +77,12 @@ class Node(metaclass=Interned):
         return type(self).__name__
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(getattr(self, f.name) for f in fields(self))
+        return type(self), tuple(getattr(self, name) for name in type(self).field_names)
 
     def __repr__(self) -> str:
         shown = ", ".join(
-            f"{f.name}={v.op if isinstance(v := getattr(self, f.name), Node) else v!r}"
-            for f in fields(self)
+            f"{name}={v.op if isinstance(v := getattr(self, name), Node) else v!r}"
+            for name in type(self).field_names
         )
         return f"{self.op}({shown})"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from kqo.ir.equations import Condition
@@ -125,7 +125,8 @@ def format_region(region: Region, labels: Mapping[Region, str] | None = None) ->
         return known[part] if part in known else format_region(part, known)
 
     shown = (
-        f"{f.name}: {_format_field(f.name, getattr(region, f.name), refer)}" for f in fields(region)
+        f"{name}: {_format_field(name, getattr(region, name), refer)}"
+        for name in type(region).field_names
     )
     return f"{type(region).__name__}({', '.join(shown)})"
 
@@ -142,7 +143,8 @@ def format_node_fields(node: Node, labels: Labels) -> str:
         return labels.regions.get(value) or format_region(value, labels.regions)
 
     return ", ".join(
-        f"{f.name}: {_format_field(f.name, getattr(node, f.name), refer)}" for f in fields(node)
+        f"{name}: {_format_field(name, getattr(node, name), refer)}"
+        for name in type(node).field_names
     )
 
 

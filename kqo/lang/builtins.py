@@ -197,7 +197,7 @@ def is_ones(context: Context, node: Node) -> bool:
     if not isinstance(node, Const) or size(node.schema) > constants.LARGEST_EXPANSION:
         return False
     values = context.value(node)
-    return values is not None and bool((values == 1).all())
+    return values is not None and values.flat[0] == 1 and bool((values == 1).all())
 
 
 @builtin

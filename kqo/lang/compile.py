@@ -8,7 +8,7 @@ only alternative.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -268,12 +268,36 @@ def _node(pattern: ast.NodePattern, types: Types, root: bool) -> Matcher:
     cls = OPERATORS[pattern.op]
     # Literals first, nodes last: most candidates fail on a literal.
     ordered = sorted(pattern.fields, key=lambda f: weight(f.pattern))
-    parts = [(field.field, _pattern(field.pattern, types)) for field in ordered]
+    literals: list[tuple[str, Any]] = []
+    variables: list[tuple[str, str]] = []
+    parts: list[tuple[str, Matcher]] = []
+    for field in ordered:
+        if isinstance(field.pattern, ast.Literal):
+            literals.append((field.field, _value(field.pattern, types)))
+        elif isinstance(field.pattern, ast.Empty):
+            literals.append((field.field, ()))
+        elif isinstance(field.pattern, ast.Variable):
+            variables.append((field.field, field.pattern.name))
+        elif not isinstance(field.pattern, ast.Wildcard):
+            parts.append((field.field, _pattern(field.pattern, types)))
 
     def match(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
         for candidate in (bindings[_ROOT],) if root else expand(found):
             if type(candidate) is cls:
-                yield from rest(candidate, 0, bindings, expand)
+                bound = simple(candidate, bindings)
+                if bound is not None:
+                    yield from rest(candidate, 0, bound, expand)
+
+    def simple(node: Node, bindings: Bindings) -> Bindings | None:
+        for name, value in literals:
+            if getattr(node, name) != value:
+                return None
+        bound = dict(bindings)
+        for name, variable in variables:
+            found = getattr(node, name)
+            if bound.setdefault(variable, found) != found:
+                return None
+        return bound
 
     def rest(node: Node, index: int, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
         if index == len(parts):
@@ -333,7 +357,7 @@ def _template(template: ast.Template, types: Types) -> Evaluator:
         return _call(template, types)
     cls = OPERATORS[template.op]
     given = {a.field: _template(a.value, types) for a in template.arguments}
-    values = [given[f.name] for f in fields(cls)]
+    values = [given[name] for name in cls.field_names]
 
     def build(bindings: Bindings, context: Context) -> Node | None:
         made = _all(values, bindings, context)
@@ -357,5 +381,8 @@ def _call(template: ast.Call, types: Types) -> Evaluator:
 
 def _all(items: list[Evaluator], bindings: Bindings, context: Context) -> tuple[Any, ...] | None:
     """The values of all items; None where one of them has none, which refuses the match."""
-    values = tuple(item(bindings, context) for item in items)
-    return None if any(value is None for value in values) else values
+    values = [item(bindings, context) for item in items]
+    for value in values:
+        if value is None:
+            return None
+    return tuple(values)

@@ -17,6 +17,9 @@ from kqo.ir.schema import extent_of, names, shape, size
 LARGEST_EXPANSION = 1 << 16
 SMALL = 1 << 12
 """Keys up to which a folded constant's values are kept, to fold others from them."""
+BLOCK = 1 << 15
+"""Keys of a block of a large constant."""
+_IN_PLACE = ("mul", "add", "sub", "div", "max", "min")
 _COMBINE: dict[str, Callable[[Any, Any], Any]] = {
     "mul": np.multiply,
     "add": np.add,
@@ -62,6 +65,9 @@ _CONSTANT: WeakKeyDictionary[Node, bool] = WeakKeyDictionary()
 
 def is_constant(node: Node) -> bool:
     """Whether all leaves below are Const or Domain. Iterative, since plans are deep."""
+    found = _CONSTANT.get(node)
+    if found is not None:
+        return found
     stack = [node]
     while stack:
         top = stack[-1]
@@ -136,6 +142,47 @@ def evaluate(
         return _arithmetic(node, values)
 
 
+def evaluate_as(
+    dtype: str,
+    node: Node,
+    constants: Mapping[str, Array],
+    folded: Mapping[str, Node],
+    small: dict[str, Array],
+) -> Array:
+    """:func:`evaluate` with the result in ``dtype``: float32 or float64.
+
+    A kernel that is scaled, several times maybe, is read once, in blocks that stay in the cache.
+    """
+    steps: list[tuple[Callable[[Any, Any], Any], Array]] = []
+    at = node
+    while isinstance(at, Join) and at.left.schema == at.schema and at.combine in _IN_PLACE:
+        right = _side(at, at.right, evaluate(at.right, constants, folded, small))
+        steps.append((_COMBINE[at.combine], right.astype(np.float64, copy=False)))
+        at = at.left
+        while isinstance(at, Const) and at.name not in constants:
+            at = folded[at.name]
+    if not steps or not node.schema:
+        return evaluate(node, constants, folded, small).astype(dtype, copy=False)
+    first = evaluate(at, constants, folded, small)
+    found = np.empty(first.shape, dtype=dtype)
+    rows = max(1, BLOCK * len(first) // first.size)
+    with np.errstate(all="ignore"):
+        for start in range(0, len(first), rows):
+            part = slice(start, start + rows)
+            block = first[part].astype(np.float64)
+            for function, right in reversed(steps):
+                block = function(block, right[part] if len(right) > 1 else right)
+            found[part] = block
+    return found
+
+
+def _side(node: Join, source: Node, value: Array) -> Array:
+    """One side of a join, with an axis for each of the join's."""
+    out, own = names(node.schema), names(source.schema)
+    ordered = np.transpose(value, [own.index(name) for name in out if name in own])
+    return ordered.reshape([extent_of(source.schema, name) if name in own else 1 for name in out])
+
+
 def _arithmetic(node: Node, values: list[Array]) -> Array:
     if isinstance(node, Map):
         return np.asarray(np.broadcast_to(_apply(node.fn, values[0]), values[0].shape))
@@ -146,14 +193,7 @@ def _arithmetic(node: Node, values: list[Array]) -> Array:
         value = _AGGREGATE[node.agg](values[0], axis=gone) if gone else values[0]
         return np.transpose(value, [kept.index(name) for name in node.by])
     assert isinstance(node, Join)
-    out = names(node.schema)
-    sides = []
-    for value, source in zip(values, (node.left, node.right), strict=True):
-        own = names(source.schema)
-        ordered = np.transpose(value, [own.index(name) for name in out if name in own])
-        sides.append(
-            ordered.reshape([extent_of(source.schema, name) if name in own else 1 for name in out])
-        )
+    sides = [_side(node, *side) for side in zip(node.inputs, values, strict=True)]
     result = np.broadcast_to(_COMBINE[node.combine](*sides), shape(node.schema))
     return np.asarray(result, dtype=np.float64)
 

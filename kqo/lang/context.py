@@ -60,18 +60,13 @@ class Context:
         self._folds[node] = made = Const(name, without_query(node.schema))
         return made
 
-    def value(self, node: Node, known: Mapping[str, Array] | None = None) -> Array | None:
+    def value(self, node: Node) -> Array | None:
         """The values of a constant node, in float64 where they are computed; None where some that
-        it is computed from lack values.
-
-        Args:
-            node: of which everything below is constant.
-            known: values of the plan's constants, where not :attr:`known`.
-        """
+        it is computed from lack values."""
         from kqo.lang.constants import evaluate
 
         try:
-            return evaluate(node, self.known if known is None else known, self.folded, self._small)
+            return evaluate(node, self.known, self.folded, self._small)
         except KeyError:
             return None
 
@@ -80,9 +75,13 @@ class Context:
 
         One that is computed from constants without values is left out: the plan had none before.
         """
+        from kqo.lang.constants import evaluate_as
+
         found: dict[str, Array] = {}
         for name in sorted(names & set(self.folded)):
-            value = self.value(self.folded[name], known)
-            if value is not None:
-                found[name] = value.astype(dtype, copy=False)
+            try:
+                node = self.folded[name]
+                found[name] = evaluate_as(dtype, node, known, self.folded, self._small)
+            except KeyError:
+                continue
         return found
