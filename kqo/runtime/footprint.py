@@ -28,8 +28,8 @@ FEW = 16
 NUMBER = 8
 """Bytes of a row number."""
 MARGIN = 1.5
-"""Factor on scratch where a budget is to be kept: what pooling, epilogues and the constants that they
-compare with hold beside the largest step's two arrays was at most 0.45 of these for the zoo's models."""
+"""Factor on scratch where a budget is to be kept: what pooling, epilogues and the constants that
+they compare with hold beside the largest step's arrays was at most 0.45 of these in the zoo."""
 
 
 def scratch_bytes(step: Step, itemsize: int, rows: int | None = None) -> int:
@@ -185,7 +185,7 @@ class Footprint:
         return replace(self, workers=1, margin=MARGIN).needed(1, 1)
 
     def fitted(self, memory: int) -> Footprint:
-        """For a budget: with no more workers than it has memory for with one query each, but one."""
+        """For a budget: no more workers than it has memory for with one query each, but one."""
         each = max(1, self.least - self.view_bytes)
         fitting = (memory - self.view_bytes) // each
         workers = max(1, min(self.workers, fitting))
