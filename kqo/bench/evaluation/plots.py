@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#666666")
 """Of Okabe and Ito's palette, which colour-blind people can tell apart."""
+SHADE = 0.16
+"""Opacity of an area between a mean and the worst; a dashed line of its colour bounds it, since
+areas that overlap mix their colours."""
 TITLE = 26
 """Letters of a title that fit above a panel."""
 
@@ -45,7 +48,9 @@ def ablation(
         style = {"color": colour, "marker": "o", "markersize": 4, "label": name}
         means = [s.ssim for s in found]
         left.plot(values, means, **style)
-        left.fill_between(values, [s.worst_ssim for s in found], means, color=colour, alpha=0.12)
+        worst = [s.worst_ssim for s in found]
+        left.fill_between(values, worst, means, color=colour, alpha=SHADE, linewidth=0)
+        left.plot(values, worst, color=colour, linestyle="--", linewidth=0.9)
         right.plot(values, [s.speedup for s in found], **style)
     quality = evaluations[0].quality
     left.axhline(quality, color=MUTED, linewidth=0.8, linestyle=":")
