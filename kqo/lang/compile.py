@@ -115,8 +115,18 @@ class CompiledRule:
         Raises:
             RuleError: the replacement is malformed, or has other key axes than the node.
         """
-        if self._possible is not None and not self._possible(node, expand):
-            return
+        if self._possible is None or self._possible(node, expand):
+            return self._matches(node, context, representative, expand, parameters)
+        return iter(())
+
+    def _matches(
+        self,
+        node: Node,
+        context: Context,
+        representative: Node | None,
+        expand: Expand,
+        parameters: Mapping[str, float] | None,
+    ) -> Iterator[Node]:
         bindings: Bindings = {}
         if self.rule.approximation is not None:
             bindings[self.rule.approximation.parameter] = (parameters or {}).get(

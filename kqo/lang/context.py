@@ -35,6 +35,7 @@ class Context:
     layer: Callable[[Node], str] = lambda node: ""
     consulted: bool = False
     _folds: dict[Node, Const] = field(default_factory=dict)
+    _lines: dict[Node, str] = field(default_factory=dict)
     _small: dict[str, Array] = field(default_factory=dict)
 
     def single_use(self, node: Node) -> bool:
@@ -53,12 +54,19 @@ class Context:
         nodes = list(walk(node))
         first = next((n.name for n in nodes if isinstance(n, Const)), "ones")
         labels = Labels({n: f"%{i}" for i, n in enumerate(nodes)}, {})
-        text = "\n".join(f"{n.op} {format_node_fields(n, labels)}" for n in nodes)
+        text = "\n".join(self._line(n, labels) for n in nodes)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         name = f"{first.split('#')[0]}#{digest}"
         self.folded.setdefault(name, node)
         self._folds[node] = made = Const(name, without_query(node.schema))
         return made
+
+    def _line(self, node: Node, labels: Labels) -> str:
+        if node.inputs:
+            return f"{node.op} {format_node_fields(node, labels)}"
+        if node not in self._lines:  # the same whatever it is called
+            self._lines[node] = f"{node.op} {format_node_fields(node, labels)}"
+        return self._lines[node]
 
     def value(self, node: Node) -> Array | None:
         """The values of a constant node, in float64 where they are computed; None where some that

@@ -71,6 +71,8 @@ def compose_axes(outer: Conditions, axes: Axes, inner: Axes, right: Node) -> Axe
 @builtin
 def drop_identities(on: Conditions, source: Node, joined: Node) -> Conditions | None:
     """The conditions without those of the form ``y = y`` over equal extents. Refuses if none is."""
+    if not on:
+        return None
     before, after = dict(source.schema), dict(joined.schema)
     kept = tuple(c for c in on if c != equal(c.axis, c.axis) or before[c.axis] != after.get(c.axis))
     return None if kept == on else kept
@@ -89,6 +91,8 @@ def affine_windows(on: Conditions, joined: Node) -> Conditions | None:
 
     Refuses if there is none, as for adaptive pooling of 7 keys to 3.
     """
+    if not any(isinstance(condition, Ranged) for condition in on):
+        return None
     extents = dict(joined.schema)
     found: list[Condition] = []
     for condition in on:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from kqo.errors import PlanError
 from kqo.ir.bind import Known, bind
@@ -34,7 +35,7 @@ from kqo.ir.nodes import (
 )
 from kqo.ir.physical import CONCAT, concatenated
 from kqo.ir.plan import Origin, Plan
-from kqo.ir.region import Region, Shrink
+from kqo.ir.region import Everything, Region, Shrink
 from kqo.ir.scalar import Var
 from kqo.ir.schema import has_query, names, positions, size, without_query
 from kqo.ir.window import always_finds, roles
@@ -47,13 +48,18 @@ from kqo.planner.shrink import unmeasured, without
 from kqo.rewrite.memo import Memo
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Candidate:
     """One way to compute a relation's rows."""
 
     form: str
     node: Node
     rule: str
+
+    @cached_property
+    def sources(self) -> list[Node | None]:
+        """What its step reads as rows: see :func:`row_sources`."""
+        return row_sources(self.node)
 
 
 def data_inputs(node: Node) -> tuple[Node, ...]:
@@ -276,7 +282,7 @@ class Chooser:
             found.append(overlay.patch)
         if overlay is None or self.is_own_slice(node, overlay):
             for candidate in self.candidates(node):
-                found += [i for i in row_sources(candidate.node) if i is not None]
+                found += [i for i in candidate.sources if i is not None]
         return found
 
     def is_own_slice(self, node: Node, overlay: Overlay) -> bool:
@@ -302,7 +308,7 @@ class Chooser:
         rows = self.rows(node)
         for candidate in self.candidates(node):
             cost = self._own_cost(node, candidate, rows)
-            for source in row_sources(candidate.node):
+            for source in candidate.sources:
                 if source is not None:
                     cost += self._cost[source][0] / max(1, self.readers.get(source, 1))
             if cost < best[0]:
@@ -355,8 +361,6 @@ class Chooser:
         if overlay is None:
             sources = self._sources(node)
             varies = has_query(node.schema)
-            from kqo.ir.region import Everything
-
             region = Everything(without_query(node.schema)) if varies else None
             table = self._new_table(node, not varies, region)
             self._add_step(node, table, varies, sources, once=False)
@@ -399,7 +403,7 @@ class Chooser:
         if candidate is None:
             return ()
         read = self._read if has_query(node.schema) else self.table
-        return tuple(None if i is None else read(i) for i in row_sources(candidate.node))
+        return tuple(None if i is None else read(i) for i in candidate.sources)
 
     def _read(self, node: Node) -> int:
         """Id of the table that a step that varies by query reads a relation from. The old values
@@ -458,7 +462,7 @@ class Chooser:
                 if candidate is None and not is_vector(overlay.patch):
                     stack.append(overlay.patch)
             if candidate is not None:
-                stack.extend(i for i in row_sources(candidate.node) if i is not None)
+                stack.extend(i for i in candidate.sources if i is not None)
         return [node for node in self._cost if node in wanted]
 
     def choose(self) -> PhysicalPlan:

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from kqo.ir.bind import Known, bind
-from kqo.ir.boxes import Boxes
+from kqo.ir.boxes import Boxes, everything
 from kqo.ir.nodes import Physical
 from kqo.ir.region import is_clipped, shrinks
 from kqo.ir.schema import features, names, size
 from kqo.planner.cost import Work, with_copies, work
 from kqo.planner.distinct import Seen, distinct, seen
 from kqo.planner.estimate import tiles_of
-from kqo.planner.physical import PhysicalPlan, Step
+from kqo.planner.physical import PhysicalPlan, Step, Table
 from kqo.planner.rates import Rates
 from kqo.planner.reach import reaches
 
@@ -63,6 +63,8 @@ def shared(plan: PhysicalPlan, changed: Mapping[str, Boxes], rates: Rates) -> Ph
             continue
         table = plan.tables[step.table]
         assert table.region is not None and isinstance(step.node, Physical)
+        if never_pays(step, table, len(some), rates):
+            continue
         boxes = bound.project(bind(table.region, asked, bound), names(table.positions))
         rows = seen(boxes, asked[scan], reach, np.arange(len(some)) // BATCH)
         if rows is not None and pays(step, boxes, rows, rates):
@@ -83,8 +85,7 @@ def pays(step: Step, boxes: Boxes, rows: Seen, rates: Rates) -> bool:
     tiled = step.node if step.form == "winograd" and isinstance(step.node, Physical) else None
     tiles = tiles_of(boxes, tiled) if tiled else 0
     most = LEAST * work(step.form, step.node, count, tiles).seconds(rates)
-    pieces = boxes.queries * PIECES ** len(boxes.axes)
-    beside = pieces * PIECE + -(-boxes.queries // BATCH) * PER_BATCH
+    beside = _beside(boxes.queries, len(boxes.axes))
     if with_copies(Work(), count, columns).seconds(rates) + beside >= most:
         return False  # even if all were equal; which are is not worked out
     made = distinct(rows)
@@ -93,3 +94,24 @@ def pays(step: Step, boxes: Boxes, rows: Seen, rates: Rates) -> bool:
     less = tiles_of(computed, tiled) if tiled else 0
     found = with_copies(work(step.form, step.node, fewer, less, strips=False), count, columns)
     return bool(found.seconds(rates) + beside < most)
+
+
+def never_pays(step: Step, table: Table, queries: int, rates: Rates) -> bool:
+    """Whether telling which rows are equal takes longer than computing all rows of each query.
+
+    Args:
+        step: of the plan.
+        table: whose rows it writes.
+        queries: their number.
+        rates: of the machine.
+    """
+    tiles = 0
+    if step.form == "winograd" and isinstance(step.node, Physical):
+        tiles = queries * tiles_of(everything(table.positions, 1), step.node)
+    every = work(step.form, step.node, queries * table.rows, tiles).seconds(rates)
+    return _beside(queries, len(table.positions)) >= every
+
+
+def _beside(queries: int, rank: int) -> float:
+    """Seconds that it takes to tell which rows of some queries are equal."""
+    return float(queries * PIECES**rank * PIECE + -(-queries // BATCH) * PER_BATCH)

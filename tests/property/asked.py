@@ -126,13 +126,15 @@ def random_costs(seed: int | None) -> Iterator[None]:
         yield
         return
     generator = np.random.default_rng(seed)
-    kept, pays = Chooser._own_cost, share.pays
+    kept, pays, never = Chooser._own_cost, share.pays, share.never_pays
     Chooser._own_cost = lambda *_: float(generator.random())  # type: ignore[method-assign]
     share.pays = lambda *_: bool(generator.random() < 0.7)
+    share.never_pays = lambda *_: False
     try:
         yield
     finally:
-        Chooser._own_cost, share.pays = kept, pays  # type: ignore[method-assign]
+        Chooser._own_cost = kept  # type: ignore[method-assign]
+        share.pays, share.never_pays = pays, never
 
 
 def occluded(

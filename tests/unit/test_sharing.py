@@ -175,6 +175,7 @@ def always() -> Iterator[None]:
     """Every step whose receptive field is known computes equal rows once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(share, "pays", lambda *_: True)
+        patch.setattr(share, "never_pays", lambda *_: False)
         yield
 
 
