@@ -75,7 +75,7 @@ def _physical(subject: Subject, timings: Timings | None) -> dict[str, Any]:
     for number, (step, estimate) in enumerate(zip(plan.steps, prediction.steps, strict=True)):
         about: dict[str, Any] = {
             "step": number,
-            "layer": layer_of(plan, step),
+            "layer": layer_of(subject, step),
             "operator": describe(step),
             "form": step.form,
             "rule": step.rule,

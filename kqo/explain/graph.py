@@ -55,7 +55,7 @@ def _physical(subject: Subject) -> nx.DiGraph:
             continue
         last = plan.steps[steps[table.id][-1]]
         seconds = sum(prediction.steps[n].seconds for n in steps[table.id])
-        name = layer_of(plan, last)
+        name = layer_of(subject, last)
         lines = [f"{name}: {describe(last)} {format_axes(table.axes)}"]
         for number in steps[table.id]:
             estimate, what = prediction.steps[number], plan.steps[number]

@@ -106,7 +106,7 @@ def _data(subject: Subject, timings: Timings | None, image: Picture | None) -> d
         estimate, about = subject.prediction.steps[number], tables[step.table]
         row: dict[str, Any] = {
             "step": number,
-            "layer": layer_of(plan, step),
+            "layer": layer_of(subject, step),
             "operator": describe(step),
             "kind": "delta" if step.delta else "view",
             "table": step.table,

@@ -10,7 +10,7 @@ from kqo.explain.subject import Subject
 from kqo.ir.nodes import GROUPED, Const, Physical
 from kqo.ir.window import roles
 from kqo.planner.estimate import Estimate, Prediction
-from kqo.planner.physical import PhysicalPlan, Step
+from kqo.planner.physical import Step
 from kqo.runtime.timing import Timings
 
 WIDTH = 100
@@ -64,11 +64,16 @@ def describe(step: Step) -> str:
     return f"{node.agg} {taps}" if step.form == "taps" else f"{step.form} {taps}".rstrip()
 
 
-def layer_of(plan: PhysicalPlan, step: Step) -> str:
-    """What a step is called: its layer, else that of its kernel, else its table, else its form."""
+def layer_of(subject: Subject, step: Step) -> str:
+    """What a step is called: its layer, else that of its kernel, else its table; of what the model
+    computes outside of its modules the operator, and of what has no name its form."""
     kernel = step.node.weight if isinstance(step.node, Physical) else None
     owner = kernel.name.split("#")[0].rpartition(".")[0] if isinstance(kernel, Const) else ""
-    return step.name or owner or plan.tables[step.table].name or step.form
+    named = step.name or owner or subject.physical.tables[step.table].name
+    if named:
+        return named
+    operator = subject.chooser.origin(step.node).kind
+    return operator if operator and operator != "output" else step.form
 
 
 def explain_text(subject: Subject, timings: Timings | None = None) -> str:
@@ -135,7 +140,7 @@ def _head(subject: Subject, prediction: Prediction) -> list[str]:
         f"{duration(seconds / queries)} per query on {threads} "
         f"({subject.rates.source} rates)"
     )
-    called = {number: layer_of(plan, step) for number, step in enumerate(plan.steps)}
+    called = {number: layer_of(subject, step) for number, step in enumerate(plan.steps)}
     lines += locality(subject, called)
     return lines
 
@@ -154,7 +159,7 @@ def saved_rows(subject: Subject) -> list[str]:
     """For each step that computes equal rows once how many it saves, and for all of them."""
     plan = subject.physical
     found = {
-        f"{number:3} {layer_of(plan, plan.steps[number])}": (estimate.rows, estimate.distinct)
+        f"{number:3} {layer_of(subject, plan.steps[number])}": (estimate.rows, estimate.distinct)
         for number, estimate in enumerate(subject.prediction.steps)
         if estimate.distinct is not None
     }
@@ -184,7 +189,7 @@ def _planned(subject: Subject, prediction: Prediction) -> list[str]:
             f"{_short(estimate.work.macs / queries):>7} {_short(moved / queries):>7} "
             f"{estimate.seconds / total:5.1%}"
         )
-        rows.append((f"{number:3} {layer_of(plan, step)}", describe(step), numbers, step.rule))
+        rows.append((f"{number:3} {layer_of(subject, step)}", describe(step), numbers, step.rule))
     views = sum(e.seconds for s, e in zip(plan.steps, prediction.steps, strict=True) if not s.delta)
     rows.append(("    materialized views", "", f"{'':30} {views / total:5.1%}", ""))
     head = f"{'rows':>7} {'share':>6} {'MACs':>7} {'bytes':>7} {'time':>5}"
@@ -226,7 +231,7 @@ def _analyzed(subject: Subject, prediction: Prediction, timings: Timings) -> lis
         took = timings.of(number)
         if not step.delta and took < NOTICEABLE * spent:
             continue
-        name = f"{number:3} {layer_of(plan, step)}{'' if step.delta else ' (view)'}"
+        name = f"{number:3} {layer_of(subject, step)}{'' if step.delta else ' (view)'}"
         moved = estimate.work.gathered + estimate.work.streamed
         speed = f"{2e-9 * estimate.work.macs / took:.0f}" if estimate.work.macs and took else "-"
         factor = estimate.seconds / took if took else 1.0

@@ -50,6 +50,28 @@ def test_one_query_costs_its_views_too():
     assert second.endswith("x fewer with the views")
 
 
+class Bare(torch.nn.Module):
+    """One module; what else it computes belongs to none."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        pooled = torch.nn.functional.max_pool2d(self.conv(x), 2)
+        return torch.softmax(pooled.mean((2, 3)), 1)
+
+
+def test_what_no_module_computes_is_called_by_its_operator(tmp_path):
+    plan = kqo.compile(Bare().eval(), (torch.zeros(1, 3, 10, 10),), kqo.Occlusion(3, 2))
+    plan.save(tmp_path / "bare.kqo")
+    for found in (plan, kqo.load(tmp_path / "bare.kqo")):
+        steps = json.loads(found.explain(format="json"))["steps"]
+        called = [step["layer"] for step in steps]
+        assert list(dict.fromkeys(called)) == ["image", "conv", "max_pool", "mean", "softmax"]
+        assert re.search(r"\d max_pool +max 2x2 ", found.explain())
+
+
 @pytest.fixture(scope="module")
 def loaded(plan, tmp_path_factory):
     path = tmp_path_factory.mktemp("plan") / "plan.kqo"
