@@ -17,6 +17,7 @@ from kqo.answer import run_plan
 from kqo.approximate.refine import refine_plan
 from kqo.approximate.settle import settle, stages
 from kqo.approximate.tune import tune_plan
+from kqo.collecting import collecting_paused
 from kqo.emit.source import emit
 from kqo.errors import ArgumentError, PlanFileError
 from kqo.explain.render import check_asked, explain
@@ -124,6 +125,7 @@ class CompiledPlan:
         self.expected = found or expected
 
     @cached_property
+    @collecting_paused()
     def _planned(self) -> tuple[Chooser, PhysicalPlan, str, AnyEngine]:
         with self._lock:
             overlaid = self.workload.apply(self.logical)
@@ -408,6 +410,7 @@ class CompiledPlan:
         self._lock = threading.RLock()
 
 
+@collecting_paused()
 def compile(
     model: nn.Module | ExportedProgram | str | PathLike[str],
     inputs: tuple[Tensor, ...] | None,

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 MEMORY_BATCH = 16
+SETTLING = 0.1
+"""Seconds before each turn. Threads of the engine before spin for up to 0.05 s after its run (ONNX
+Runtime; PyTorch's 0.01 s), on the cores that the next one needs."""
 
 
 @dataclass(frozen=True)
@@ -193,10 +196,12 @@ def measure(
     best = {e.name: best_batch(e, images, _fitting(batches, len(images)), 1).batch for e in engines}
     seconds: dict[str, list[float]] = {"kqo": [], **{e.name: [] for e in engines}}
     for _ in range(repeats):
+        time.sleep(SETTLING)
         began = time.perf_counter()
         result = plan.run(image[None])
         seconds["kqo"].append((time.perf_counter() - began) / len(placed))
         for engine in engines:
+            time.sleep(SETTLING)
             timing = time_engine(engine, images[checked], best[engine.name])
             seconds[engine.name].append(timing.seconds)
     expected = np.concatenate([dense.run(images[i : i + 1]) for i in checked])

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "kqo"
 ORDER = (
     "errors",
+    "collecting",
     "data",
     "profile",
     "options",
