@@ -27,7 +27,7 @@ from kqo.interop.preprocess import Preprocess
 from kqo.ir.boxes import Boxes
 from kqo.ir.plan import Plan
 from kqo.ir.schema import shape
-from kqo.lang.ruleset import RuleSet, load_rules
+from kqo.lang.ruleset import RuleSet, rules_for
 from kqo.options import Options
 from kqo.planner.calibrate import current_rates
 from kqo.planner.choose import Chooser
@@ -63,14 +63,6 @@ if TYPE_CHECKING:
 Values = NDArray[Any]
 Asked = Occlusion | Regions
 AnyEngine = Engine | CudaEngine
-
-
-def rules_for(options: Options) -> RuleSet:
-    """The built-in rules with the user's, less those that the options switch off."""
-    rules = load_rules()
-    if options.rules:
-        rules = rules.merged(load_rules(*options.rules))
-    return rules.without(*options.without) if options.without else rules
 
 
 class CompiledPlan:

@@ -14,6 +14,7 @@ from kqo.lang import ast
 from kqo.lang.check import check_operators, check_rule, fail
 from kqo.lang.compile import CompiledRule, compile_rule
 from kqo.lang.parse import parse_rules
+from kqo.options import Options
 
 FAMILIES = ("normalize", "delta", "batch", "prune", "physical")
 
@@ -182,3 +183,11 @@ def _twice(rule: ast.Rule, other: ast.Rule) -> RuleError:
 
 def _ordered(rules: list[CompiledRule]) -> RuleSet:
     return RuleSet(tuple(sorted(rules, key=lambda r: (FAMILIES.index(r.family), r.name))))
+
+
+def rules_for(options: Options) -> RuleSet:
+    """The built-in rules with the user's, less those that the options switch off."""
+    rules = load_rules()
+    if options.rules:
+        rules = rules.merged(load_rules(*options.rules))
+    return rules.without(*options.without) if options.without else rules

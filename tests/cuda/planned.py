@@ -11,6 +11,7 @@ from kqo.emit.cuda import emit_cuda
 from kqo.emit.cuda_program import Program
 from kqo.ir.boxes import with_untouched
 from kqo.ir.schema import shape
+from kqo.lang.ruleset import rules_for
 from kqo.planner.choose import Chooser
 from kqo.planner.cuda_rates import cuda_rates
 from kqo.planner.physical import PhysicalPlan
@@ -78,7 +79,7 @@ class Case:
         """The physical plan by a GPU's rates."""
         plan = self.compiled
         overlaid = plan.workload.apply(plan.logical)
-        memo = explore(overlaid, kqo.api.rules_for(plan.options), {})
+        memo = explore(overlaid, rules_for(plan.options), {})
         rates = cuda_rates(precision)
         return Chooser(overlaid, memo, self.changed, len(plan.placed), rates).choose()
 

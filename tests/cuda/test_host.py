@@ -12,6 +12,7 @@ from kqo.emit.cuda_grouped import merged
 from kqo.errors import ArgumentError, DeviceError
 from kqo.ir.scalar import V
 from kqo.ir.winograd import SIZES
+from kqo.lang.ruleset import rules_for
 from kqo.options import PRECISIONS
 from kqo.runtime.cuda.engine import SHARE, CudaEngine
 from kqo.runtime.cuda.target import on_gpu
@@ -110,7 +111,7 @@ class Windows(nn.Module):
 )
 def test_minimal_filtering_of_every_size(folder, rule, taps):
     case = Case(Windows(taps).eval(), ((3, 11, 13),), 3)
-    rules = kqo.api.rules_for(kqo.Options())
+    rules = rules_for(kqo.Options())
     others = {n for n in rules.names() if n.startswith("Winograd") and n != rule}
     case.compiled = case.compiled._without((*others, "GatherProduct"))
     engine = reference_engine(case, HostDevice(folder))

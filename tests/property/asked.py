@@ -12,7 +12,7 @@ import torch
 from hypothesis import strategies as st
 
 import kqo
-from kqo.api import rules_for
+from kqo.lang.ruleset import rules_for
 from kqo.planner import share
 from kqo.planner.choose import Chooser
 from kqo.workloads.changed import fill_values
@@ -33,12 +33,14 @@ class Question:
         options: keyword arguments of kqo.Options.
         seed: of the image.
         costs: seed of random costs in place of the planner's; None leaves them.
+        least: whether it is given no more memory than one query at a time takes.
     """
 
     workload: kqo.Occlusion | kqo.Regions
     seed: int
     options: dict[str, Any] = field(default_factory=dict)
     costs: int | None = None
+    least: bool = False
 
 
 def _fill(draw: Draw, shape: Shape) -> Any:
@@ -107,15 +109,15 @@ def questions(draw: Draw, network: Network) -> Question:
     options: dict[str, Any] = {"threads": draw(st.integers(1, 3))}
     if draw(st.booleans()):
         options["batch"] = draw(st.integers(1, 9))
-    if draw(st.integers(0, 3)) == 0:
-        options["memory"] = 1
     if draw(st.integers(0, 2)) == 0:
         dropped = draw(st.sets(st.sampled_from((*FAMILIES, *RULES)), max_size=8))
         options["without"] = tuple(sorted(dropped))
     elif draw(st.integers(0, 2)) == 0:
         options["threshold"] = 1e-13  # rows that did not change are dropped, and no others
     costs = draw(st.integers(0, 2**16)) if draw(st.booleans()) else None
-    return Question(workload, draw(st.integers(0, 2**16)), options, costs)
+    # Random costs choose other forms, which take other memory, each time they are asked.
+    least = costs is None and draw(st.integers(0, 3)) == 0
+    return Question(workload, draw(st.integers(0, 2**16)), options, costs, least)
 
 
 @contextmanager

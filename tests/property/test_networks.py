@@ -8,7 +8,7 @@ of the largest output beyond what PyTorch's own float32 is off by.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import kqo
-from kqo.api import CompiledPlan, rules_for
+from kqo.api import CompiledPlan
 from kqo.frontend.lower import Lowered, lower
 from kqo.ir.text import format_plan, parse_plan
 from kqo.ir.verify import verify
+from kqo.lang.ruleset import rules_for
 from kqo.rewrite.normalize import normalize
 from tests.property.asked import Question, asked_again, occluded, questions, random_costs
 from tests.property.layers import Draw
@@ -73,6 +74,9 @@ def _check_question(network: Network, lowered: Lowered, question: Question, stor
     assert parse_plan(text, normalized.constants).roots == normalized.roots
     fired = [a.rule for a in trace.applications]
     plan = CompiledPlan(normalized, question.workload, options, normalized_by=fired)
+    if question.least:
+        options = replace(options, memory=plan.engine.least_bytes)
+        plan = CompiledPlan(normalized, question.workload, options, normalized_by=fired)
     inputs = occluded(network, question)
     images = network.images(question.seed)
     found = _answers(plan, images)

@@ -117,9 +117,11 @@ def _check(case: Case) -> None:
         images = network.images(question.seed)
         for where, value in spots:
             images[0].view(-1)[where] = value
-        plan = kqo.compile(
-            network.model, example, question.workload, kqo.Options(**question.options)
-        )
+        options = kqo.Options(**question.options)
+        plan = kqo.compile(network.model, example, question.workload, options)
+        if question.least:
+            options = replace(options, memory=plan.engine.least_bytes)
+            plan = kqo.compile(network.model, example, question.workload, options)
         rank = len(network.shapes[question.workload.input])
         given_fill = None if fill is None else np.full((1,) * rank, fill, dtype=np.float32)
         result = plan.run(*images, fill=given_fill)

@@ -12,6 +12,7 @@ from torch import nn
 import kqo
 from kqo.ir.boxes import Boxes
 from kqo.ir.schema import Axis
+from kqo.lang.ruleset import rules_for
 from kqo.planner.additive import left_out, shares, union_share
 from kqo.planner.choose import Chooser
 from kqo.planner.cost import Work, work
@@ -42,7 +43,7 @@ def step_seconds(features: int, rates: Rates) -> tuple[float, float]:
     model.append(nn.Linear(features * 64, 64)).eval()
     plan = kqo.compile(model, (torch.zeros(1, 1, 8, 8),), kqo.Occlusion(2, 1))
     overlaid = plan.workload.apply(plan.logical)
-    memo = explore(overlaid, kqo.api.rules_for(plan.options), {})
+    memo = explore(overlaid, rules_for(plan.options), {})
     changed = {plan.scan.name: plan.placed.boxes(plan.scan.axes)}
     chooser = Chooser(overlaid, memo, changed, len(plan.placed), rates)
     physical = chooser.choose()

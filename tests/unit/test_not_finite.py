@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import kqo
-from kqo.api import rules_for
+from kqo.lang.ruleset import rules_for
 from kqo.runtime.finite import PADDING_WITH_ZEROS, is_finite, largest_error, spreads
 from tests.asking import assert_answers
 from tests.unit.lowering import noise, randomized
