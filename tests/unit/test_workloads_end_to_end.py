@@ -142,7 +142,9 @@ def test_a_window_over_everything_and_over_one_element(rank):
     check(rank, kqo.Occlusion(1, 4))
 
 
-@pytest.mark.parametrize("options", [{"batch": 1}, {"batch": 7}, {"threads": 3}, {"memory": 850_000}])
+@pytest.mark.parametrize(
+    "options", [{"batch": 1}, {"batch": 7}, {"threads": 3}, {"memory": 850_000}]
+)
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_batches_and_threads_change_nothing(rank, options):
     check(rank, kqo.Occlusion(4, 2, fill="mean"), **options)
