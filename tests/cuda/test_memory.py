@@ -8,10 +8,13 @@ import pytest
 
 import kqo
 from kqo.emit.cuda_rows import PADDING_ROWS
+from kqo.errors import ArgumentError
 from kqo.ir.boxes import with_untouched
+from kqo.runtime.budget import check_budget
 from kqo.runtime.cuda.buffers import Capacities
 from kqo.runtime.cuda.memory import NARROW, lay_out, lives
 from kqo.runtime.cuda.regions import bind_regions
+from tests.cuda.host import HostDevice
 from tests.cuda.planned import Case, everything, small
 
 
@@ -58,3 +61,12 @@ def test_sharing_saves_memory():
     apart = sum(sizes.most[r] * plan.tables[t].columns for t, r in regions.of.items())
     views = lay_out(plan, {}, {}).elements
     assert sizes.layout.elements - views < apart / 2
+
+
+def test_the_least_budget_is_one_query_at_a_time(case, tmp_path):
+    least = case.engine(HostDevice(tmp_path), batch=20).least_bytes
+    engine = case.engine(HostDevice(tmp_path), memory=least)
+    assert engine.batch == 1
+    check_budget(least, engine)
+    with pytest.raises(ArgumentError, match=f"memory: got {least - 1} bytes; .* least {least} "):
+        check_budget(least - 1, engine)
