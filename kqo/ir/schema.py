@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 QUERY = "q"
@@ -77,26 +78,31 @@ def shape(axes: Axes) -> tuple[int, ...]:
     return tuple(axis.extent for axis in without_query(axes) if axis.extent is not None)
 
 
+@lru_cache(maxsize=4096)
 def size(axes: Axes) -> int:
     """Number of keys, per query."""
     return math.prod(shape(axes))
 
 
+@lru_cache(maxsize=1024)
 def is_position(name: str) -> bool:
     """Whether an axis of this name counts positions in space or time."""
     return _POSITION.match(name) is not None
 
 
+@lru_cache(maxsize=1024)
 def is_tap(name: str) -> bool:
     """Whether an axis of this name counts the taps of a window."""
     return _TAP.match(name) is not None
 
 
+@lru_cache(maxsize=4096)
 def positions(axes: Axes) -> Axes:
     """The position axes: together they number the rows of the physical design."""
     return tuple(axis for axis in axes if is_position(axis.name))
 
 
+@lru_cache(maxsize=4096)
 def features(axes: Axes) -> Axes:
     """The axes that are neither positions nor the query: they number the columns."""
     return tuple(a for a in axes if not is_position(a.name) and a.name != QUERY)
@@ -106,9 +112,10 @@ def merge_features(axes: Axes) -> Axes:
     """The axes with all features numbered as one, row-major, by the last one's name."""
     merged = features(axes)
     one = Axis(merged[-1].name, size(merged))
-    return tuple(one if a is merged[-1] else a for a in axes if a not in merged[:-1])
+    return tuple(one if a == merged[-1] else a for a in axes if a not in merged[:-1])
 
 
+@lru_cache(maxsize=4096)
 def format_axes(axes: Axes) -> str:
     """``(c:3, y:8, x:8)``."""
     return "(" + ", ".join(map(str, axes)) + ")"

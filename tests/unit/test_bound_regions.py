@@ -1,0 +1,99 @@
+"""Boxes of many queries: unions, hulls and shadows against sets of keys; equal ones are one."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from kqo.ir.bind import Known, bind
+from kqo.ir.boxes import MOST_BOXES, Boxes, project, shift, union
+from kqo.ir.region import Changed, Either, Shift
+from kqo.ir.schema import Axis
+
+AXES = ("c", "y")
+
+
+def _boxes(*several: list[tuple[int, int, int, int]]) -> Boxes:
+    """A query per list, its boxes as (c from, c to, y from, y to)."""
+    most = max(map(len, several))
+    full = [[*boxes, *[(0, 0, 0, 0)] * (most - len(boxes))] for boxes in several]
+    ends = np.array(full, dtype=np.int64)
+    return Boxes(AXES, ends[:, :, ::2].copy(), ends[:, :, 1::2].copy())
+
+
+def _keys(boxes: Boxes) -> list[set[tuple[int, ...]]]:
+    return [
+        {
+            key
+            for low, high in zip(lo, hi, strict=True)
+            for key in itertools.product(*map(range, low, high))
+        }
+        for lo, hi in zip(boxes.lo.tolist(), boxes.hi.tolist(), strict=True)
+    ]
+
+
+def _random(generator: np.random.Generator, count: int, empty: bool) -> Boxes:
+    def query() -> list[tuple[int, int, int, int]]:
+        found = []
+        for _ in range(count):
+            c, y = generator.integers(0, 8, 2).tolist()
+            high = generator.integers(1, 6, 2).tolist()
+            found.append((c, c + high[0], y, y + high[1]))
+        return found
+
+    return _boxes(*(query() for _ in range(5)), *([[]] if empty else []))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_union_of_few_boxes_has_their_keys(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    parts = [_random(generator, count, empty=seed % 2 == 0) for count in (1, 2, 3)]
+    wanted = [set().union(*keys) for keys in zip(*map(_keys, parts), strict=True)]
+    found = union(parts)
+    assert _keys(found) == wanted
+    assert found.lo.shape[1] <= MOST_BOXES
+
+
+@pytest.mark.parametrize("gone", [None, 0, 2])
+def test_many_boxes_side_by_side_become_their_hull(gone: int | None) -> None:
+    queries = [[(0, 4, y, y + 3)] if y != gone else [] for y in range(4)]
+    one = _boxes(*queries)
+    parts = [shift(one, "c", 4 * i) for i in range(MOST_BOXES + 2)]
+    found = union(parts)
+    whole = [[(0, 4 * len(parts), y, y + 3)] if y != gone else [] for y in range(4)]
+    assert found.same(_boxes(*whole))
+    held = [*parts[:-1], union(parts)]  # one box holds the others
+    assert union(held).same(found)
+
+
+def test_a_part_that_lacks_a_query_is_not_taken_for_the_others() -> None:
+    parts = [shift(_boxes([(0, 1, 3, 5)], [(0, 1, 6, 9)]), "c", i) for i in range(MOST_BOXES + 1)]
+    parts.append(shift(_boxes([(0, 1, 2, 4)], []), "c", MOST_BOXES + 1))
+    assert union(parts).same(_boxes([(0, MOST_BOXES + 2, 2, 5)], [(0, MOST_BOXES + 1, 6, 9)]))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_shadow_has_the_keys_of_its_region(seed: int) -> None:
+    boxes = _random(np.random.default_rng(seed), 3, empty=True)
+    found = project(boxes, ("y",))
+    wanted = [{key[1:] for key in keys} for keys in _keys(boxes)]
+    assert all(few <= many for few, many in zip(wanted, _keys(found), strict=True))
+    assert found.volume().tolist() == list(map(len, _keys(found)))  # the boxes are disjoint
+
+
+def test_equal_boxes_are_one_object_and_have_one_shadow() -> None:
+    axes = (Axis("c", 8), Axis("y", 9))
+    changed = {"image": _boxes([(0, 2, 3, 5)], [(1, 2, 0, 4)])}
+    there = Changed("image")
+    back = Shift(Shift(there, "c", 2, axes), "c", -2, axes)
+    known = Known()
+    found = [bind(region, changed, known) for region in (there, back, Either((there, back)))]
+    assert found[0] is found[1] is found[2]
+    other = bind(Shift(there, "c", 2, axes), changed, known)
+    assert not other.same(found[0])
+    # Moved along the features only, both cover the same rows.
+    assert known.project(found[0], ("y",)) is known.project(other, ("y",))
+    known.clear()
+    assert not known
