@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ MOST_BOXES = 8
 MOST_TAPS = 4096
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Boxes:
     """Boxes per query over named axes.
 
@@ -44,7 +45,7 @@ class Boxes:
         """Number of queries."""
         return int(self.lo.shape[0])
 
-    @property
+    @cached_property
     def filled(self) -> NDArray[np.bool_]:
         """Which slots hold a box that is not empty, shape (queries, boxes)."""
         return _filled(self.lo, self.hi)

@@ -380,13 +380,19 @@ def _call(template: ast.Call, types: Types) -> Evaluator:
     function = builtins()[template.fn]
     args = [_template(arg, types) for arg in template.args]
 
-    def run(bindings: Bindings, context: Context) -> Any:
+    call = function.call
+
+    def of_one(bindings: Bindings, context: Context) -> Any:
+        value = args[0](bindings, context)
+        return None if value is None else call(value)
+
+    def of_several(bindings: Bindings, context: Context) -> Any:
         values = _all(args, bindings, context)
         if values is None:
             return None
-        return function.call(context, *values) if function.contextual else function.call(*values)
+        return call(context, *values) if function.contextual else call(*values)
 
-    return run
+    return of_one if len(args) == 1 and not function.contextual else of_several
 
 
 def _all(items: list[Evaluator], bindings: Bindings, context: Context) -> tuple[Any, ...] | None:
