@@ -220,7 +220,9 @@ def _pattern(pattern: ast.Pattern, types: Types, root: bool = False) -> Matcher:
     if isinstance(pattern, ast.NodePattern):
         return _node(pattern, types, root)
     if isinstance(pattern, ast.AnyOf):
-        return _any_of([_pattern(option, types, root) for option in pattern.options])
+        found = [_pattern(option, types, root) for option in pattern.options]
+        may = [possible(o, lambda literal: _value(literal, types), root) for o in pattern.options]
+        return _any_of(list(zip(may, found, strict=True)), root)
     if isinstance(pattern, ast.Some):
         return _some(_pattern(pattern.pattern, types))
     if isinstance(pattern, ast.Wildcard):
@@ -256,10 +258,12 @@ def _both(first: Matcher, second: Matcher) -> Matcher:
     return match
 
 
-def _any_of(options: list[Matcher]) -> Matcher:
+def _any_of(options: list[tuple[Possible | None, Matcher]], root: bool) -> Matcher:
     def match(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
-        for option in options:
-            yield from option(found, bindings, expand)
+        against = bindings[_ROOT] if root else found
+        for may, option in options:
+            if may is None or may(against, expand):
+                yield from option(found, bindings, expand)
 
     return match
 
@@ -295,7 +299,9 @@ def _node(pattern: ast.NodePattern, types: Types, root: bool) -> Matcher:
         for candidate in (bindings[_ROOT],) if root else expand(found):
             if type(candidate) is cls:
                 bound = simple(candidate, bindings)
-                if bound is not None:
+                if bound is not None and not parts:
+                    yield bound
+                elif bound is not None:
                     yield from rest(candidate, 0, bound, expand)
 
     def simple(node: Node, bindings: Bindings) -> Bindings | None:
