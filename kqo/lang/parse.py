@@ -1,36 +1,26 @@
-"""Reading rule files, by recursive descent: every cold start reads all rules, and this takes a
-fifth of the time of an LALR parser with the tables of ``grammar/rules.lark``.
-
-The grammar stays what decides: it words the errors, and a test holds both against one another.
-"""
+"""Reading rule files, by the grammar ``grammar/rules.lark``."""
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_right
-from collections.abc import Callable
-from typing import TypeVar
+from functools import cache
+from typing import Any
 
+from lark import Lark, Token, Tree
+from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+
+from kqo.data import data_path
 from kqo.errors import Place, RuleError
 from kqo.lang import ast
 
-_Item = TypeVar("_Item")
-_TOKEN = re.compile(
-    r"""(?P<skip>\s+|\#(?!\#)[^\n]*)
-    |(?P<name>[A-Za-z][A-Za-z_0-9]*)
-    |(?P<variable>\$[A-Za-z_][A-Za-z_0-9]*)
-    |(?P<number>-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)
-    |(?P<string>"[^"\n]*")
-    |(?P<doc>\#\#[^\n]*)
-    |(?P<sign>==|!=|[{}()\[\],:=@|_])
-    |(?P<unknown>.)""",
-    re.VERBOSE | re.DOTALL,
-)
-_END = "end"
-
-
-class _NoRuleFile(Exception):
-    """The text is none; the grammar says why."""
+_TERMINALS = {
+    "NAME": "a name",
+    "VARIABLE": "a variable such as $x",
+    "NUMBER": "a number",
+    "STRING": "a quoted string",
+    "DOC": "a doc comment (##)",
+    "$END": "the end of the file",
+    "NOT": "'not'",
+}
 
 
 def parse_rules(text: str, file: str = "<text>") -> ast.File:
@@ -44,15 +34,20 @@ def parse_rules(text: str, file: str = "<text>") -> ast.File:
         RuleError: a syntax error, with file, line, column and what was expected.
     """
     try:
-        items = _Reader(text, file).items()
+        tree = _parser().parse(text)
+        items = tuple(_item(child, file) for child in tree.children)
+    except UnexpectedInput as error:
+        raise _syntax_error(error, text, file) from None
     except RecursionError:
         raise RuleError("nested too deep", place=Place(file, 1)) from None
-    except _NoRuleFile:
-        from kqo.lang.expected import syntax_error  # errors alone need the grammar's tables
-
-        raise syntax_error(text, file) from None
     comments = [(Place(file, line, column), comment) for line, column, comment in _comments(text)]
     return ast.File(file, items, tuple(comments))
+
+
+@cache
+def _parser() -> Lark:
+    source = data_path("grammar", "rules.lark").read_text(encoding="utf-8")
+    return Lark(source, parser="lalr", propagate_positions=True, maybe_placeholders=False)
 
 
 def _comments(text: str) -> list[tuple[int, int, str]]:
@@ -70,222 +65,150 @@ def _comments(text: str) -> list[tuple[int, int, str]]:
     return found
 
 
-class _Reader:
-    """Reads tokens from left to right; one method for each production of the grammar."""
+def _syntax_error(error: UnexpectedInput, text: str, file: str) -> RuleError:
+    expected: set[str] = set()
+    found = "the end of the file"
+    if isinstance(error, UnexpectedToken):
+        expected = set(error.accepts or error.expected)
+        if error.token.type != "$END":
+            found = repr(str(error.token))
+    elif isinstance(error, UnexpectedCharacters):
+        expected = set(error.allowed or ())
+        found = repr(text[error.pos_in_stream or 0])
+    shown = sorted({_terminal(name) for name in expected})
+    lines = text.splitlines() or [""]
+    end = found == "the end of the file"
+    line = len(lines) if end else max(error.line, 1)
+    column = len(lines[-1]) + 1 if end else max(error.column, 1)
+    return RuleError(
+        f"syntax error at {found}; expected {' or '.join(shown)}", place=Place(file, line, column)
+    )
 
-    def __init__(self, text: str, file: str) -> None:
-        self._file = file
-        self._lines = [0, *(m.end() for m in re.finditer("\n", text))]
-        # The kind of a sign is its text. No method reads on behind the end.
-        self._tokens: list[tuple[str, str, int]] = []
-        for found in _TOKEN.finditer(text):
-            kind = str(found.lastgroup)
-            if kind != "skip":
-                word = found.group()
-                self._tokens.append((word if kind == "sign" else kind, word, found.start()))
-        self._tokens.append((_END, "", len(text)))
-        self._at = 0
-        self._kind = self._tokens[0][0]
 
-    def _next(self) -> str:
-        """The text of the token that is read now."""
-        text = self._tokens[self._at][1]
-        self._at += 1
-        self._kind = self._tokens[self._at][0]
-        return text
+def _terminal(name: str) -> str:
+    if name in _TERMINALS:
+        return _TERMINALS[name]
+    pattern = _parser().get_terminal(name).pattern.value
+    return repr(pattern.removesuffix(r"\b").replace("\\", ""))
 
-    def _take(self, kind: str) -> str:
-        if self._kind != kind:
-            raise _NoRuleFile
-        return self._next()
 
-    def _is_word(self, *words: str) -> bool:
-        return self._kind == "name" and self._tokens[self._at][1] in words
+def _place(item: Tree[Token] | Token, file: str) -> Place:
+    if isinstance(item, Token):
+        return Place(file, item.line or 1, item.column or 1)
+    return Place(file, item.meta.line, item.meta.column)
 
-    def _word(self, *words: str) -> str:
-        if not self._is_word(*words):
-            raise _NoRuleFile
-        return self._next()
 
-    def _place(self, behind: bool = False) -> Place:
-        """Where the next token starts, or the last one ends."""
-        _, text, start = self._tokens[self._at - behind]
-        offset = start + len(text) * behind
-        line = bisect_right(self._lines, offset)
-        return Place(self._file, line, offset - self._lines[line - 1] + 1)
+def _doc(tree: Tree[Token]) -> str:
+    lines = [str(line)[2:] for line in tree.children]
+    return "\n".join(line.removeprefix(" ").rstrip() for line in lines)
 
-    def _several(self, item: Callable[[], _Item], end: str, least: int = 0) -> tuple[_Item, ...]:
-        """Items with commas between them up to a sign, which is read, too."""
-        found: list[_Item] = []
-        while self._kind != end or len(found) < least:
-            found.append(item())
-            if self._kind != end:
-                self._take(",")
-        self._next()
-        return tuple(found)
 
-    # Declarations and rules.
+def _item(tree: Any, file: str) -> ast.Operator | ast.Rule:
+    doc, name, *rest = tree.children
+    end = Place(file, tree.meta.end_line, tree.meta.end_column)
+    if tree.data == "operator":
+        fields = tuple((str(f.children[0]), str(f.children[1])) for f in rest)
+        return ast.Operator(str(name), _doc(doc), fields, _place(name, file), end)
+    kind, match, *steps, replace = rest
+    approximation = None
+    if kind.data == "approx":
+        parameter, neutral = kind.children
+        approximation = ast.Approximation(
+            str(parameter), float(neutral.children[0]), _place(parameter, file)
+        )
+    return ast.Rule(
+        str(name),
+        _doc(doc),
+        approximation,
+        _pattern(match.children[0], file),
+        tuple(_step(step, file) for step in steps),
+        _template(replace.children[0], file),
+        _place(name, file),
+        _place(match, file),
+        _place(replace, file),
+        end,
+    )
 
-    def items(self) -> tuple[ast.Operator | ast.Rule, ...]:
-        found: list[ast.Operator | ast.Rule] = []
-        while self._kind != _END:
-            doc = self._doc()
-            found.append(self._operator(doc) if self._is_word("operator") else self._rule(doc))
-        return tuple(found)
 
-    def _doc(self) -> str:
-        lines = []
-        while self._kind == "doc":
-            lines.append(self._next()[2:].removeprefix(" ").rstrip())
-        return "\n".join(lines)
+def _step(tree: Any, file: str) -> ast.Where | ast.Let:
+    place = _place(tree, file)
+    if tree.data == "let":
+        variable, value = tree.children
+        return ast.Let(_variable(variable, file), _template(value, file), place)
+    return ast.Where(tuple(_condition(c, file) for c in tree.children), place)
 
-    def _operator(self, doc: str) -> ast.Operator:
-        self._next()
-        place, name = self._place(), self._take("name")
-        self._take("{")
-        fields = self._several(self._field, "}", least=1)
-        return ast.Operator(name, doc, fields, place, self._place(behind=True))
 
-    def _field(self) -> tuple[str, str]:
-        name = self._take("name")
-        self._take(":")
-        return name, self._take("name")
+def _condition(tree: Any, file: str) -> ast.Holds | ast.Compares:
+    place = _place(tree, file)
+    if tree.data == "holds":
+        return ast.Holds(_template(tree.children[-1], file), len(tree.children) == 2, place)
+    left, right = (_template(child, file) for child in tree.children)
+    return ast.Compares(left, right, tree.data == "differs", place)
 
-    def _rule(self, doc: str) -> ast.Rule:
-        self._word("rule")
-        place, name = self._place(), self._take("name")
-        approximation = None
-        if self._word("exact", "approx") == "approx":
-            approximation = self._approximation()
-        self._take("{")
-        match_place = self._place()
-        self._word("match")
-        match = self._pattern()
-        steps: list[ast.Where | ast.Let] = []
-        while not self._is_word("replace"):
-            steps.append(self._step())
-        replace_place = self._place()
-        self._next()
-        replace = self._template()
-        self._take("}")
-        end = self._place(behind=True)
-        return ast.Rule(
-            name, doc, approximation, match, tuple(steps), replace, place, match_place,
-            replace_place, end,
-        )  # fmt: skip
 
-    def _approximation(self) -> ast.Approximation:
-        self._take("(")
-        place, parameter = self._place(), self._take("name")
-        self._take("=")
-        neutral = float(self._take("number"))
-        self._take(")")
-        return ast.Approximation(parameter, neutral, place)
+def _variable(token: Token, file: str) -> ast.Variable:
+    return ast.Variable(str(token)[1:], _place(token, file))
 
-    def _step(self) -> ast.Where | ast.Let:
-        place = self._place()
-        if self._word("where", "let") == "let":
-            variable = self._variable()
-            self._take("=")
-            return ast.Let(variable, self._template(), place)
-        conditions = [self._condition()]
-        while self._kind == ",":
-            self._next()
-            conditions.append(self._condition())
-        return ast.Where(tuple(conditions), place)
 
-    def _condition(self) -> ast.Holds | ast.Compares:
-        place = self._place()
-        if self._is_word("not"):
-            self._next()
-            return ast.Holds(self._template(), True, place)
-        left = self._template()
-        if self._kind in ("==", "!="):
-            differs = self._next() == "!="
-            return ast.Compares(left, self._template(), differs, place)
-        return ast.Holds(left, False, place)
+def _literal(tree: Any, file: str) -> ast.Literal:
+    place = _place(tree, file)
+    (child,) = tree.children
+    if tree.data == "name":
+        return ast.Literal(str(child), False, place)
+    if tree.data == "string":
+        return ast.Literal(str(child)[1:-1], True, place)
+    return ast.Literal(float(str(child.children[0])), False, place)
 
-    # Patterns.
 
-    def _pattern(self) -> ast.Pattern:
-        place = self._place()
-        bare = self._kind == "variable"
-        first = self._primary()
-        if bare and self._kind == "@" and isinstance(first, ast.Variable):
-            self._next()
-            return ast.Bind(first, self._pattern(), place)
-        options = [first]
-        while self._kind == "|":
-            self._next()
-            options.append(self._primary())
-        return ast.AnyOf(tuple(options), place) if len(options) > 1 else first
-
-    def _primary(self) -> ast.Pattern:
-        if self._kind == "variable":
-            return self._variable()
-        place = self._place()
-        if self._kind == "_":
-            self._next()
-            return ast.Wildcard(place)
-        if self._kind == "(":
-            self._next()
-            inner = self._pattern()
-            self._take(")")
-            return inner
-        if self._kind == "[":
-            self._next()
-            self._take("]")
-            return ast.Empty(place)
-        if self._is_word("some"):
-            self._next()
-            return ast.Some(self._primary(), place)
-        literal = self._literal(place)
-        if self._kind != "(" or not _is_name(literal):
-            return literal
-        self._next()
+def _pattern(tree: Any, file: str) -> ast.Pattern:
+    place = _place(tree, file)
+    kind = tree.data
+    if kind == "bind":
+        variable, inner = tree.children
+        return ast.Bind(_variable(variable, file), _pattern(inner, file), place)
+    if kind == "any_of":
+        return ast.AnyOf(tuple(_pattern(child, file) for child in tree.children), place)
+    if kind == "node_pattern":
+        op, *fields = tree.children
         return ast.NodePattern(
-            str(literal.value), self._several(self._field_pattern, ")"), place
-        )  # fmt: skip
-
-    def _field_pattern(self) -> ast.FieldPattern:
-        place, name = self._place(), self._take("name")
-        self._take(":")
-        return ast.FieldPattern(name, self._pattern(), place)
-
-    # Templates.
-
-    def _template(self) -> ast.Template:
-        if self._kind == "variable":
-            return self._variable()
-        place = self._place()
-        if self._kind == "[":
-            self._next()
-            return ast.Listing(self._several(self._template, "]"), place)
-        literal = self._literal(place)
-        if self._kind != "(" or not _is_name(literal):
-            return literal
-        self._next()
-        name = str(literal.value)
-        if self._kind == "name" and self._tokens[self._at + 1][0] == ":":
-            return ast.NodeTemplate(name, self._several(self._argument, ")"), place)
-        return ast.Call(name, self._several(self._template, ")"), place)
-
-    def _argument(self) -> ast.Argument:
-        place, name = self._place(), self._take("name")
-        self._take(":")
-        return ast.Argument(name, self._template(), place)
-
-    def _variable(self) -> ast.Variable:
-        place = self._place()
-        return ast.Variable(self._take("variable")[1:], place)
-
-    def _literal(self, place: Place) -> ast.Literal:
-        if self._kind == "name":
-            return ast.Literal(self._next(), False, place)
-        if self._kind == "string":
-            return ast.Literal(self._next()[1:-1], True, place)
-        return ast.Literal(float(self._take("number")), False, place)
+            str(op),
+            tuple(
+                ast.FieldPattern(str(f.children[0]), _pattern(f.children[1], file), _place(f, file))
+                for f in fields
+            ),
+            place,
+        )
+    if kind == "variable":
+        return _variable(tree.children[0], file)
+    if kind == "wildcard":
+        return ast.Wildcard(place)
+    if kind == "some":
+        return ast.Some(_pattern(tree.children[0], file), place)
+    if kind == "empty":
+        return ast.Empty(place)
+    return _literal(tree, file)
 
 
-def _is_name(literal: ast.Literal) -> bool:
-    return isinstance(literal.value, str) and not literal.quoted
+def _template(tree: Any, file: str) -> ast.Template:
+    if isinstance(tree, Token):
+        return _variable(tree, file)
+    place = _place(tree, file)
+    kind = tree.data
+    if kind == "call":
+        fn, *args = tree.children
+        return ast.Call(str(fn), tuple(_template(a, file) for a in args), place)
+    if kind == "node_template":
+        op, *arguments = tree.children
+        return ast.NodeTemplate(
+            str(op),
+            tuple(
+                ast.Argument(str(a.children[0]), _template(a.children[1], file), _place(a, file))
+                for a in arguments
+            ),
+            place,
+        )
+    if kind == "variable":
+        return _variable(tree.children[0], file)
+    if kind == "list":
+        return ast.Listing(tuple(_template(child, file) for child in tree.children), place)
+    return _literal(tree, file)
