@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -17,6 +18,9 @@ from torch.export import ExportedProgram
 from kqo.errors import ArgumentError, ExportError
 from kqo.frontend.program import Program
 from kqo.frontend.registry import TABLE
+
+_LOCK = threading.RLock()
+"""One model at a time: while it is traced, PyTorch puts other weights into the model itself."""
 
 BATCH_SIZE = 2
 """Models are exported at this batch size: at 1 a batch dimension looks like a broadcast one."""
@@ -44,6 +48,11 @@ def export(model: object, example_inputs: tuple[Tensor, ...] | None) -> Program:
         ArgumentError: a model in training mode, or inputs that are no such tensors.
         ExportError: torch.export fails; the message says why.
     """
+    with _LOCK:
+        return _program(model, example_inputs)
+
+
+def _program(model: object, example_inputs: tuple[Tensor, ...] | None) -> Program:
     if isinstance(model, (str, Path)):
         model = _load(Path(model))
     if isinstance(model, nn.Module):

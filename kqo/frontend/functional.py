@@ -25,7 +25,8 @@ _NEW = {
         "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "mean", "sum",
         "group_norm", "layer_norm", "instance_norm", "softmax", "tanh", "mish", "softplus", "prelu",
         "exp", "neg", "sqrt", "rsqrt", "pow", "clamp", "maximum", "minimum", "stack", "addmm",
-        "bmm", "upsample_nearest2d", "upsample_bilinear2d", "constant_pad_nd",
+        "bmm", "abs", "square", "selu", "celu", "threshold", "clamp_min", "clamp_max",
+        "upsample_nearest2d", "upsample_bilinear2d", "constant_pad_nd",
     )
 }  # fmt: skip
 """Operators whose result is never part of the memory of an argument."""
@@ -85,6 +86,7 @@ def made_functional(graph: fx.Graph, constants: Collection[fx.Node]) -> bool:
         for user in [user for user in written.users if order[user] > order[node]]:
             user.replace_input_with(written, made)
         graph.erase_node(node)
+    graph.eliminate_dead_code()  # what was written is not always read
     return True
 
 
@@ -98,11 +100,22 @@ def _writes(node: fx.Node) -> bool:
 
 
 def _twin(node: fx.Node) -> Any:
-    """The functional operator of an in-place one, where the table has it."""
-    packet, _, overload = str(node.target).removeprefix("aten.").partition(".")
-    found = getattr(getattr(torch.ops.aten, packet.removesuffix("_"), None), overload, None)
-    known = packet.endswith("_") and found is not None and str(found) in TABLE
-    return found if known else None
+    """The functional operator of an in-place one, where the table has it and it keeps the type.
+
+    ``x.gt_(0)`` writes numbers, ``x.gt(0)`` gives truth values; ``pow_.Scalar`` raises a tensor to
+    a number, ``pow.Scalar`` a number to a tensor.
+    """
+    types = {n.meta["val"].dtype for n in node.all_input_nodes}
+    name, _, overload = str(node.target).removeprefix("aten.").partition("_.")
+    if len(types) != 1 or f"aten.{name}" not in _NEW:
+        return None
+    found = getattr(getattr(torch.ops.aten, name, None), overload, None)
+    return found if str(found) in TABLE and _takes(found) == _takes(node.target) else None
+
+
+def _takes(target: Any) -> list[tuple[str, str]]:
+    """Names and types of an operator's arguments."""
+    return [(argument.name, str(argument.type)) for argument in target._schema.arguments]
 
 
 def _is_alone(node: fx.Node) -> bool:

@@ -8,10 +8,11 @@ also has the words for what cannot be exported.
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import operator
 import sys
-import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -23,7 +24,6 @@ from torch import Tensor, fx, nn
 from torch._dispatch.python import enable_python_dispatcher, no_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._subclasses.schema_check_mode import SchemaCheckMode
-from torch.nn.modules import module as hooks
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -34,6 +34,9 @@ _TORCH = str(PurePath(torch.__file__).parent)
 _COMPILED = ("torch.jit", "torch._dynamo")
 """Where classes of modules come from that bring their code with them."""
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+_CONTAINERS = (dict, OrderedDict, list, set)
+_CALL = nn.Module._wrapped_call_impl.__code__
+"""What Python runs where a module is called, hooks included."""
 
 
 class _Refused(Exception):
@@ -60,15 +63,15 @@ class _Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
     def define(self, node: fx.Node, tensor: Tensor) -> None:
         """Let a node stand for a tensor, which it keeps, so that no other has its identity."""
         node.meta["val"] = tensor
-        self._known[id(tensor)] = node
+        self._known[tensor._cdata] = node
 
     def node(self, value: Any) -> Any:
         """The node of a tensor; anything else as it is."""
         if not isinstance(value, Tensor):
             return value
-        if id(value) not in self._known:
+        if value._cdata not in self._known:
             raise _Refused("a tensor of unknown origin")
-        return self._known[id(value)]
+        return self._known[value._cdata]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -120,49 +123,65 @@ class _Place:
 
     def __init__(self, model: nn.Module) -> None:
         self._names = {id(module): name for name, module in model.named_modules()}
-        self._stack: list[nn.Module] = []
-        self._thread = threading.get_ident()
 
     def __call__(self) -> dict[str, Any]:
         """What torch.export notes of an operator, of the innermost module and line only."""
-        known = (m for m in reversed(self._stack) if id(m) in self._names)
-        inner = next(known, None)
-        stack = {} if inner is None else {"": (self._names[id(inner)], type(inner).__name__)}
-        return {"nn_module_stack": stack, "stack_trace": self._line()}
-
-    def _line(self) -> str:
-        frame: FrameType | None = sys._getframe().f_back
-        forward = ""
+        stack: dict[str, tuple[str, str]] = {}
+        line, forward = "", ""
+        frame: FrameType | None = sys._getframe()
         while frame is not None and frame.f_code is not record.__code__:
             path = frame.f_code.co_filename
-            line = f'File "{path}", line {frame.f_lineno}'
+            here = f'File "{path}", line {frame.f_lineno}'
             if not path.startswith((_TORCH, __file__, "<")):
-                return line
-            if not forward and frame.f_code.co_name == "forward":
-                forward = line
+                line = line or here
+            elif frame.f_code.co_name == "forward":
+                forward = forward or here
+            elif frame.f_code is _CALL and not stack:
+                module = frame.f_locals["self"]
+                if id(module) in self._names:
+                    stack = {"": (self._names[id(module)], type(module).__name__)}
+            if stack and line:
+                break
             frame = frame.f_back
-        return forward
+        return {"nn_module_stack": stack, "stack_trace": line or forward}
 
-    @contextmanager
-    def followed(self) -> Iterator[None]:
-        """While modules of this thread are noted as they are called."""
 
-        def enter(module: nn.Module, _: Any) -> None:
-            if threading.get_ident() == self._thread:
-                self._stack.append(module)
+@contextmanager
+def _holding(model: nn.Module, fakes: dict[int, Any]) -> Iterator[None]:
+    """While a model has other tensors, by the identity of its own; all it keeps is put back then.
 
-        def leave(module: nn.Module, _: Any, __: Any) -> None:
-            if threading.get_ident() == self._thread and module in self._stack:
-                while self._stack.pop() is not module:
-                    pass
+    ``torch.func.functional_call`` does not: a module with two names would lose its weights.
+    """
+    modules = list(model.modules())
+    if any(type(d) not in _CONTAINERS for m in modules for d in (m._parameters, m._buffers)):
+        raise _Refused("weights that are kept elsewhere")
+    kept = _contents([module.__dict__ for module in modules])
+    try:
+        for module in modules:
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        tensors[name] = fakes[id(tensor)]
+        yield
+    finally:
+        for container, content in kept:
+            if isinstance(container, list):
+                container[:] = content
+                continue
+            if [*map(id, container)] != [*map(id, content)]:
+                container.clear()
+            container.update(content)
 
-        before = hooks.register_module_forward_pre_hook(enter)
-        after = hooks.register_module_forward_hook(leave, always_call=True)
-        try:
-            yield
-        finally:
-            before.remove()
-            after.remove()
+
+def _contents(containers: list[Any]) -> list[tuple[Any, Any]]:
+    """Copies of containers and of those in them, each with what it is a copy of."""
+    seen = {id(container) for container in containers}
+    for container in containers:
+        for value in container.values() if isinstance(container, dict) else container:
+            if type(value) in _CONTAINERS and id(value) not in seen:
+                seen.add(id(value))
+                containers.append(value)
+    return [(container, container.copy()) for container in containers]
 
 
 def record(model: nn.Module, inputs: tuple[Tensor, ...]) -> Program | None:
@@ -176,33 +195,31 @@ def record(model: nn.Module, inputs: tuple[Tensor, ...]) -> Program | None:
     compiled = any(type(m).__module__.startswith(_COMPILED) for m in model.modules())
     if compiled or any(type(t) not in _PLAIN for t in (*weights.values(), *inputs)):
         return None
-    before = {module: dict(module.__dict__) for module in model.modules()}
     try:
         return _recorded(model, inputs, weights)
     except Exception:  # whatever it is, torch.export meets it again and says what it means
         return None
-    finally:
-        for module, attributes in before.items():
-            for name in module.__dict__.keys() - attributes.keys():
-                del module.__dict__[name]
-            module.__dict__.update(attributes)
 
 
 def _recorded(
     model: nn.Module, inputs: tuple[Tensor, ...], weights: dict[str, Tensor]
 ) -> Program | None:
-    graph, place, fake = fx.Graph(), _Place(model), FakeTensorMode()
-    recorder = _Recorder(graph, place)
+    graph, fake = fx.Graph(), FakeTensorMode()
+    recorder = _Recorder(graph, _Place(model))
     given = [fake.from_tensor(tensor, static_shapes=True) for tensor in inputs]
     state: dict[str, Tensor] = {
         k: fake.from_tensor(t, static_shapes=True) for k, t in weights.items()
     }
     placeholders = [graph.placeholder(name) for name in _names(model, inputs)]
     of = {graph.placeholder(k.replace(".", "_")): k for k in weights}
+    for node in placeholders:
+        if hasattr(builtins, str(node.target)):  # as "input", which fx would not call a node
+            node.name = str(node.target)
     for node, tensor in zip((*placeholders, *of), (*given, *state.values()), strict=True):
         recorder.define(node, tensor)
-    with torch.no_grad(), fake, place.followed(), enable_python_dispatcher(), recorder:
-        result = torch.func.functional_call(model, state, tuple(given))
+    fakes = {id(weights[name]): tensor for name, tensor in state.items()}
+    with torch.no_grad(), _holding(model, fakes), fake, enable_python_dispatcher(), recorder:
+        result = model(*given)
     leaves, structure = pytree.tree_flatten(result)
     if recorder.refused or not all(isinstance(leaf, Tensor) for leaf in leaves):
         return None

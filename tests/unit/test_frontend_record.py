@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import threading
 from collections.abc import Callable
@@ -145,9 +144,24 @@ class Attribute(nn.Module):
         return (x - self.mean).relu()
 
 
+def _truth_values_as_numbers(x: Tensor) -> Tensor:
+    return (x * 2).gt_(0)
+
+
+def _in_place_power(x: Tensor) -> Tensor:
+    return (x * 2).pow_(2)
+
+
+def _float_into_half(x: Tensor) -> Tensor:
+    return torch.add(x.half(), 1).add_(x)
+
+
 @pytest.mark.parametrize(
     "body",
     [
+        _truth_values_as_numbers,
+        _in_place_power,
+        _float_into_half,
         _in_bfloat16,
         _by_value,
         _by_value_in_python,
@@ -192,10 +206,14 @@ class Keeps(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
         self.calls = 0
+        self.notes: dict[str, list[Tensor]] = {"seen": []}
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen = self.conv(x)
         self.calls += 1
+        self.notes["seen"].append(self.seen)
+        self.register_buffer("last", self.seen)
+        self.conv.register_forward_hook(lambda *_: None)
         return self.seen.relu()
 
 
@@ -204,11 +222,11 @@ def test_the_model_keeps_its_attributes_and_hooks() -> None:
     before = {name: id(tensor) for name, tensor in model.named_parameters()}
     assert record(model, (IMAGE,)) is not None
     assert model.calls == 0
+    assert model.notes == {"seen": []}
+    assert not model._buffers
+    assert not model.conv._forward_hooks
     assert not hasattr(model, "seen")
     assert {name: id(tensor) for name, tensor in model.named_parameters()} == before
-    hooks = importlib.import_module("torch.nn.modules.module")
-    assert not hooks._global_forward_pre_hooks
-    assert not hooks._global_forward_hooks
     assert model(IMAGE).shape == (2, 4, 6, 6)
 
 
@@ -235,3 +253,47 @@ def test_batch_norm_of_another_width_is_torch_s_own_error() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(5)).eval()
     with pytest.raises(ExportError, match="5"):
         lower(model, (IMAGE,))
+
+
+class TwoNames(nn.Module):
+    """A module with two names, and a hook; it writes what none reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 3)
+        self.second = self.first
+        self.first.register_forward_hook(lambda _, __, result: result * 2)
+
+    def forward(self, input: Tensor, len: Tensor) -> Tensor:
+        result = self.second(self.first(input))
+        result.add(len.mean()).relu_()
+        return result + len[:, :, :4, :4]
+
+
+def test_a_module_with_two_names_keeps_its_weights() -> None:
+    model = TwoNames().eval()
+    before = [(name, id(tensor)) for name, tensor in model.named_parameters()]
+    lowered = lower(model, (IMAGE, IMAGE))
+    assert [(name, id(tensor)) for name, tensor in model.named_parameters()] == before
+    assert lowered.plan.inputs == ("input", "len")
+    layers = {(origin.layer, origin.kind) for origin in lowered.plan.origins.values()}
+    assert ("first", "mul") in layers
+    assert ("", "relu") not in layers
+
+
+def test_one_model_in_several_threads() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    before = [id(tensor) for tensor in model.state_dict(keep_vars=True).values()]
+    found = []
+
+    def run() -> None:
+        found.extend(lower(model, (IMAGE,)).plan.roots for _ in range(10))
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 30
+    assert all(roots == found[0] for roots in found)
+    assert [id(tensor) for tensor in model.state_dict(keep_vars=True).values()] == before
