@@ -76,7 +76,7 @@ def run_experiments(
     found: list[Experiment] = []
     for series, value, workload in _workloads(image.shape, patches, counts):
         note(f"{name}: {series} {value}")
-        plan, compiling = timed_compile(module, image.shape, workload, options, name)
+        plan, preparing = timed_compile(module, image.shape, workload, options, name)
         sizes = tuple(batches) if not found else _best(found[0].report, batches)
         report = measure(
             plan,
@@ -86,7 +86,7 @@ def run_experiments(
             batches=sizes,
             sample=DENSE_SAMPLE,
             repeats=repeats,
-            compiling=compiling,
+            preparing=preparing,
         )
         found.append(Experiment(series, value, report))
     return found

@@ -74,7 +74,7 @@ def bench(
     found = model.resolve()
     asked.resolve(found.shape)
     tensor = _image(found, images, image)
-    made, compiling = timed_compile(found.model, found.shape, asked, options, found.name)
+    made, preparing = timed_compile(found.model, found.shape, asked, options, found.name)
     if on_gpu(made):
         from kqo.bench.gpu import GPU_BATCHES, measure_gpu
 
@@ -98,7 +98,7 @@ def bench(
         sample=sample,
         repeats=repeats,
         threads=options.threads,
-        compiling=compiling,
+        preparing=preparing,
     )
     _show(report, as_json)
 

@@ -53,11 +53,11 @@ def test_a_report(model):
 
 def test_what_compiling_took_is_told(model):
     workload = Occlusion(3, 3)
-    plan, compiling = timed_compile(model, (3, 12, 12), workload, None, "toy")
-    assert plan.name == "toy" and compiling > 0
+    plan, preparing = timed_compile(model, (3, 12, 12), workload, None, "toy")
+    assert plan.name == "toy" and preparing > 0 and "_planned" in vars(plan)
     about = {"workload": workload, "batches": (1,), "repeats": 1}
-    report = measure(plan, model, image(), **about, compiling=compiling)
-    assert report.preparing > compiling
+    report = measure(plan, model, image(), **about, preparing=preparing)
+    assert report.preparing == preparing
     grid = report.rows[0].ms * report.positions / 1e3
     console = Console(width=120)
     with console.capture() as shown:
