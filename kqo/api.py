@@ -31,9 +31,10 @@ from kqo.lang.ruleset import RuleSet, rules_for
 from kqo.options import Options
 from kqo.planner.calibrate import current_rates
 from kqo.planner.choose import Chooser
+from kqo.planner.estimate import SURE
 from kqo.planner.physical import PhysicalPlan
 from kqo.planner.rates import REFERENCE
-from kqo.planner.share import shared
+from kqo.planner.share import BATCH, shared
 from kqo.profile import Expected, Profile, Threshold
 from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
@@ -135,17 +136,22 @@ class CompiledPlan:
             return chooser, engine.plan, engine.source, engine
 
     def _numpy(self, by: Chooser, changed: Mapping[str, Boxes], options: Options) -> Engine:
-        plan = shared(by.choose(), changed, by.rates)
-        engine = Engine(
-            plan,
-            emit(plan),
-            changed,
-            threads=options.threads,
-            memory=options.memory_bytes,
-            batch=options.batch,
-            opaques=self._opaques,
-            known=by.bound,
-        )
+        def engine_of(plan: PhysicalPlan) -> Engine:
+            return Engine(
+                plan,
+                emit(plan),
+                changed,
+                threads=options.threads,
+                memory=options.memory_bytes,
+                batch=options.batch,
+                opaques=self._opaques,
+                known=by.bound,
+            )
+
+        chosen = by.choose()
+        engine = engine_of(shared(chosen, changed, by.rates))
+        if engine.batch < BATCH and any(step.shared for step in engine.plan.steps):
+            engine = engine_of(shared(chosen, changed, by.rates, engine.batch))
         by.bound.clear()  # boxes of thousands of queries each
         return engine
 
@@ -213,14 +219,14 @@ class CompiledPlan:
 
     @cached_property
     def reinference(self) -> Reinference | None:
-        """What runs the whole model for each query, where that is predicted to take less time than
-        the incremental plan, the model is at hand, and the options let it."""
+        """What runs the whole model for each query, where the incremental plan is not predicted to
+        be clearly faster, the model is at hand, and the options let it."""
         fill = self.workload.fill
         given = isinstance(fill, str) and fill == GIVEN
         if self._whole is None or given or self.options.approximates:
             return None
         opened = self._opened(())
-        faster = opened.reinference < opened.prediction.seconds
+        faster = SURE * opened.reinference < opened.prediction.seconds
         return self._whole if faster and isinstance(self.engine, Engine) else None
 
     def subject(self) -> Subject:

@@ -122,9 +122,9 @@ class Options:
             on 95 % of images.
         speedup: over the exact plan that the profile's choice is to reach. Without a profile, by
             the number of queries, from which the step follows; ``share`` says how to spend them.
-        reinference: ``"auto"`` lets torch run the whole model for each query where that is
-            predicted to take less time than the incremental plan, and the model is at hand;
-            ``"never"`` does not.
+        reinference: ``"auto"`` lets torch run the whole model for each query where the incremental
+            plan is not predicted to be clearly faster, and the model is at hand; ``"never"`` does
+            not.
         precision: on a GPU: ``"float32"``; ``"tf32"``, which rounds the inputs of matrix products
             to 10 bits of mantissa; or ``"float16"``, which stores rows and kernels in float16, with
             its range, too. Sums, and what is not a product, are in float32. NumPy computes in the

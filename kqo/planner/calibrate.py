@@ -22,6 +22,8 @@ from kqo.planner.rates import REFERENCE, Rates
 Values = NDArray[np.float32]
 VARIABLE = "KQO_RATES"
 """Environment variable: ``reference`` has the shipped rates used, a path those of that file."""
+BEYOND = 64 << 20
+"""Bytes of an array that no cache holds."""
 _ROUNDS = 21
 _LEAST = 4e-3
 
@@ -220,7 +222,10 @@ def _elementwise(call: float) -> dict[str, float]:
         "function": lambda: np.exp(row_like, out=y),
     }
     row_like = _random(*shape)
-    return {name: x.size / (_time(run) - call) for name, run in runs.items()}
+    found = {name: x.size / (_time(run) - call) for name, run in runs.items()}
+    large = _random(BEYOND // WORD)
+    copy = np.empty_like(large)
+    return {**found, "memory": large.nbytes / _time(lambda: np.copyto(copy, large))}
 
 
 def _indices() -> tuple[float, float]:

@@ -49,6 +49,7 @@ def cuda_rates(precision: str) -> GpuRates:
         vector=memory / 8,
         stream=memory / 12,
         function=5e10,
+        memory=1e15,  # all others are of memory already
         call=1e-9,  # one launch does a step, however many blocks of rows it has
         index=1e11,
         bind=5e-6,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kqo.ir.boxes import Boxes, everything
-from kqo.ir.nodes import Physical
+from kqo.ir.nodes import GROUPED, Physical
 from kqo.ir.window import roles, tiling
 from kqo.ir.winograd import cover
 from kqo.planner.additive import left_out, shares
@@ -20,9 +20,20 @@ REINFERENCE = 0.8
 """Time of torch over that of the same operations here, for full re-inference: it fuses activations
 into convolutions, and computes depthwise ones several times faster."""
 
+SURE = 0.85
+"""Of the predicted time of full re-inference what a plan may be predicted to take for it to be run
+instead: with large windows it has taken up to a quarter longer than predicted."""
 RUN, STEP = 8e-3, 1e-4
 """Seconds that a run takes beside its steps' work, and beside each step's: threads that start and
 wait for each other, the model's weights and the answers that are looked through."""
+
+PRODUCTS = ("gather_gemm", GROUPED, "winograd")
+PIECES = 3
+"""Pieces along each axis that a query's rows are cut into to find equal ones."""
+PIECE = 6e-6
+"""Seconds that a piece of a query takes to be compared with those before it, and copied."""
+PER_BATCH = 2.5e-3
+"""Seconds that it takes for each batch beside that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +122,33 @@ def predict(
             each_rows, each = _counted(plan, step, boxes, batches, fewer)
             each = _left_out(each, plan, step, boxes, each_rows, rates)
             seconds = batches * (each.seconds(rates) + rates.bind)
+            seconds += _beyond(step, rows * plan.tables[step.table].columns, batches) / rates.memory
             seconds += shares(every, counted).seconds(rates)
+            if fewer is not None:
+                seconds += telling(queries, len(fewer.axes), batches)
         elif not step.once:
             seconds *= batches  # a view that is not materialized
         computed = None if fewer is None else int(fewer.volume().sum())
         steps.append(Estimate(rows, counted, seconds, computed))
     seconds = RUN + STEP * len(steps) + sum(s.seconds for s in steps) / workers
     return Prediction(tuple(steps), seconds)
+
+
+def _beyond(step: Step, elements: int, batches: int) -> int:
+    """Bytes beyond the caches: results, and kernels, which others displace from batch to batch."""
+    kernel = work(step.form, step.node, 1, 1).panels if step.form in PRODUCTS else 0
+    return elements * WORD + batches * kernel
+
+
+def telling(queries: int, rank: int, batches: int) -> float:
+    """Seconds that it takes to tell which rows of some queries are equal, in so many batches.
+
+    Args:
+        queries: their number.
+        rank: of the rows' positions.
+        batches: that the queries are in.
+    """
+    return float(queries * PIECES**rank * PIECE + batches * PER_BATCH)
 
 
 def reinference_seconds(

@@ -28,6 +28,8 @@ class Rates:
         vector: elements per second of one with a row that is broadcast.
         stream: elements per second of one on two arrays of equal shape.
         function: elements per second of an exponential or its like.
+        memory: bytes per second beyond the caches: of rows that a batch writes, and of kernels that
+            it reads for the first time.
         call: seconds of one NumPy call.
         index: row numbers per second.
         bind: seconds of one step's fixed cost, per batch.
@@ -56,6 +58,7 @@ class Rates:
     vector: float = 5.6e9
     stream: float = 17e9
     function: float = 3.2e9
+    memory: float = 18e9
     call: float = 1e-6
     index: float = 60e6
     bind: float = 45e-6
