@@ -127,12 +127,12 @@ class CompiledPlan:
             found = gpu_engine(overlaid, memo, changed, self.options)
             if not isinstance(found, str):
                 on_gpu_by, gpu, self._rates = found
-                check_budget(self.options.memory_bytes, gpu)
+                check_budget(self.options.memory_bytes, gpu, self.options.batch)
                 return on_gpu_by, gpu.plan, gpu.source, gpu
             self._not_on_gpu = (found,) if found else ()
             chooser = Chooser(overlaid, memo, changed, len(self.placed), self._rates)
             engine = self._numpy(chooser, changed, self.options)
-            check_budget(self.options.memory_bytes, engine)
+            check_budget(self.options.memory_bytes, engine, self.options.batch)
             return chooser, engine.plan, engine.source, engine
 
     def _numpy(self, by: Chooser, changed: Mapping[str, Boxes], options: Options) -> Engine:
@@ -221,9 +221,9 @@ class CompiledPlan:
     def reinference(self) -> Reinference | None:
         """What runs the whole model for each query, where the incremental plan is not predicted to
         be clearly faster, the model is at hand, and the options let it."""
-        fill = self.workload.fill
-        given = isinstance(fill, str) and fill == GIVEN
-        if self._whole is None or given or self.options.approximates:
+        fill, options = self.workload.fill, self.options
+        refused = options.approximates or options.memory is not None  # which torch would not keep
+        if self._whole is None or refused or (isinstance(fill, str) and fill == GIVEN):
             return None
         opened = self._opened(())
         faster = SURE * opened.reinference < opened.prediction.seconds
@@ -436,6 +436,7 @@ def compile(
         UnsupportedOperator: an operator that has no relational form, where the options are
             strict; one that is random, or that mixes the images of a batch.
     """
+    from kqo.frontend.export import TRACING
     from kqo.frontend.lower import lower
     from kqo.interop.reinference import reinference_of
 
@@ -445,11 +446,11 @@ def compile(
     check_target(options.target)
     if inputs is not None and not isinstance(inputs, tuple):
         inputs = (inputs,)
-    lowered = lower(model, inputs, name, strict=options.strict)  # type: ignore[arg-type]
+    with TRACING:
+        lowered = lower(model, inputs, name, strict=options.strict)  # type: ignore[arg-type]
+        never = options.reinference == "never"
+        whole = None if never else reinference_of(model, inputs or (), lowered.output_names)
     plan, trace = normalize(lowered.plan, rules_for(options))
-    whole = None
-    if options.reinference != "never":
-        whole = reinference_of(model, inputs or (), tuple(name for name, _ in plan.roots))
     return CompiledPlan(
         plan,
         workload,

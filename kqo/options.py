@@ -91,8 +91,10 @@ class Options:
             output.
         memory: bytes that a run may use for views, row numbers and buffers; a number, or text such
             as ``"500MB"``. Batches, and then threads, are cut down to keep it; where one query at
-            a time takes more, planning raises an ArgumentError that says how much. None: chosen by
-            the size of the layers. Held as a number.
+            a time (or the batch that is asked for) takes more, planning raises an ArgumentError
+            that says how much. What checks results (``verify``), or computes inputs with NaN or
+            infinity again, takes memory of its own. None: chosen by the size of the layers. Held
+            as a number.
         threads: worker threads. None: one per core that the process may use.
         target: ``"numpy"``, ``"cuda"``, or ``"auto"`` for the fastest that this machine has.
         approximations: parameters of approximate rules by name, such as ``{"tau": 0.8}``; a

@@ -173,7 +173,10 @@ class PlanArguments(Approximations):
         list[Path] | None, _option("Folder with further rule files.", "Plan", metavar="DIR")
     ] = None
     reinference: Annotated[
-        str, _option("auto: torch runs the whole model where that is faster; never.", "Plan")
+        str,
+        _option(
+            "auto: torch runs the whole model where a plan is not clearly faster; never.", "Plan"
+        ),
     ] = "auto"
     strict: Annotated[
         bool,

@@ -19,7 +19,7 @@ from kqo.errors import ArgumentError, ExportError
 from kqo.frontend.program import Program
 from kqo.frontend.registry import TABLE
 
-_LOCK = threading.RLock()
+TRACING = threading.RLock()
 """One model at a time: while it is traced, PyTorch puts other weights into the model itself."""
 
 BATCH_SIZE = 2
@@ -48,7 +48,7 @@ def export(model: object, example_inputs: tuple[Tensor, ...] | None) -> Program:
         ArgumentError: a model in training mode, or inputs that are no such tensors.
         ExportError: torch.export fails; the message says why.
     """
-    with _LOCK:
+    with TRACING:
         return _program(model, example_inputs)
 
 

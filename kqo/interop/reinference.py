@@ -1,7 +1,8 @@
-"""Full re-inference by torch, for workloads where it takes less time than an incremental plan."""
+"""Full re-inference by torch, for workloads where an incremental plan is not clearly faster."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from kqo.errors import ArgumentError
+from kqo.frontend.export import TRACING
 from kqo.interop.folded import folded
 from kqo.ir.boxes import Boxes
 from kqo.runtime.engine import Progress
@@ -46,7 +48,8 @@ class Reinference:
         """Whether what it runs still has the values that the plan was made of."""
         if self._copy is not None:
             return True
-        return not self._module.training and self._versions() == self._state
+        with TRACING:
+            return not self._module.training and self._versions() == self._state
 
     def run(
         self, image: Values, fill: Values, changed: Boxes, threads: int, progress: Progress
@@ -60,6 +63,12 @@ class Reinference:
             threads: of torch.
             progress: called with the number of queries done and their total.
         """
+        with nullcontext() if self._copy is not None else TRACING:
+            return self._run(image, fill, changed, threads, progress)
+
+    def _run(
+        self, image: Values, fill: Values, changed: Boxes, threads: int, progress: Progress
+    ) -> dict[str, Values]:
         self._inputs += 1
         found: list[Values] = []
         before = torch.get_num_threads()
@@ -85,7 +94,7 @@ class Reinference:
             given = "'gradient' for a model that has changed since it was compiled"
             raise ArgumentError("first", given, "the model as it was, in eval mode")
         try:
-            with torch.inference_mode(False), torch.enable_grad():
+            with TRACING, torch.inference_mode(False), torch.enable_grad():
                 leaf = torch.tensor(image[None], requires_grad=True)
                 # A copy: a first layer that works in place must not write into the leaf.
                 score = self._module(leaf.clone()).reshape(-1)[target]

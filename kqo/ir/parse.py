@@ -52,13 +52,13 @@ def parse_plan(
     return result
 
 
-def parse_expression(text: str, file: str = "<text>") -> scalar.Expr:
+def parse_expression(text: str) -> scalar.Expr:
     """Read a scalar expression, such as ``max(v * 2, 0)``, by ``grammar/scalar.lark``.
 
     Raises:
         PlanError: the text does not parse; with file, line and column.
     """
-    result: scalar.Expr = _read(_expression_parser(), text, _Builder({}, file), file)
+    result: scalar.Expr = _read(_expression_parser(), text, _Builder({}, "<text>"), "<text>")
     return result
 
 

@@ -9,7 +9,6 @@ it are recomputed, cells outside are taken from the view.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
@@ -31,15 +30,15 @@ class _Region(metaclass=Interned):
         """The same expression over other regions, in the order of :attr:`parts`."""
         given = getattr(self, "of", ())
         new: dict[str, Any] = {"of": parts if isinstance(given, tuple) else parts[0]}
-        values = [new.get(f.name, getattr(self, f.name)) for f in fields(self)]
+        values = [new.get(name, getattr(self, name)) for name in type(self).field_names]
         return type(self)(*values)  # type: ignore[return-value]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(getattr(self, f.name) for f in fields(self))
+        return type(self), tuple(getattr(self, name) for name in type(self).field_names)
 
     def __repr__(self) -> str:
         of = ", ".join(type(part).__name__ for part in self.parts)
-        rest = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name != "of"]
+        rest = [f"{n}={getattr(self, n)!r}" for n in type(self).field_names if n != "of"]
         return f"{type(self).__name__}({', '.join([f'of={of}'] * bool(of) + rest)})"
 
 

@@ -11,11 +11,11 @@ from kqo.errors import KqoError, Place, RuleError
 from kqo.ir import nodes
 from kqo.ir.equations import Condition
 from kqo.ir.nodes import AGGREGATES, COMBINES, OPERATORS, Node
+from kqo.ir.parse import parse_expression
 from kqo.ir.region import Region
 from kqo.ir.scalar import Expr
 from kqo.ir.schema import Axes
 from kqo.lang import ast
-from kqo.lang.compile import scalar_expression
 from kqo.lang.registry import FIELD_TYPES, Builtin, builtins
 
 _PYTHON_TYPES: tuple[tuple[Any, str], ...] = (
@@ -245,7 +245,7 @@ class _Checker:
             kind = given
         if kind == "expr" and literal.quoted:
             try:
-                scalar_expression(str(value))
+                parse_expression(str(value))
             except KqoError as error:
                 raise RuleError(
                     f"no scalar expression: {error.message}", place=literal.place

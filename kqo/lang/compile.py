@@ -15,7 +15,6 @@ from typing import Any
 from kqo.errors import KqoError, RuleError
 from kqo.ir.nodes import OPERATORS, Node
 from kqo.ir.parse import parse_expression
-from kqo.ir.scalar import Expr
 from kqo.lang import ast
 from kqo.lang.context import Context
 from kqo.lang.possible import Expand, Possible, possible, weight
@@ -34,15 +33,6 @@ Types = Mapping[int, str]
 
 
 @lru_cache(maxsize=1024)
-def scalar_expression(text: str) -> Expr:
-    """The scalar expression that a quoted string holds.
-
-    Raises:
-        PlanError: it does not parse.
-    """
-    return parse_expression(text)
-
-
 def itself(node: Node) -> tuple[Node, ...]:
     """The alternatives of a node outside a memo."""
     return (node,)
@@ -353,7 +343,7 @@ def _condition(
 def _value(literal: ast.Literal, types: Types) -> Any:
     kind = types[id(literal)]
     if kind == "expr":
-        return scalar_expression(str(literal.value))
+        return parse_expression(str(literal.value))
     if isinstance(literal.value, float) and literal.value.is_integer():
         return int(literal.value)
     return literal.value

@@ -32,6 +32,7 @@ from kqo.ir.nodes import (
     Slice,
     Union,
 )
+from kqo.ir.parse import parse_expression
 from kqo.ir.scalar import Expr, V, call
 from kqo.ir.schema import (
     Axes,
@@ -47,7 +48,6 @@ from kqo.ir.schema import (
 )
 from kqo.ir.verify import verify
 from kqo.lang import ast
-from kqo.lang.compile import scalar_expression
 from kqo.prove.choices import Choices
 from kqo.prove.plans import EXACT_MAPS, MOST_KEYS, Builder, Entry, Instance
 
@@ -202,7 +202,7 @@ class Directed(Builder):
     def _map(self, fields: dict[str, ast.Pattern], like: Axes | None) -> Node:
         source = self.node(fields.get("input"), like)
         fn = fields.get("fn")
-        stated = [scalar_expression(str(p.value)) for p in _literals(fn)]
+        stated = [parse_expression(str(p.value)) for p in _literals(fn)]
         return Map(source, self.choices.one_of(stated or self._maps()))
 
     def _maps(self) -> tuple[Expr, ...]:

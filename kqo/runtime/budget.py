@@ -10,21 +10,23 @@ from kqo.errors import ArgumentError
 class _Needy(Protocol):
     @property
     def least_bytes(self) -> int: ...
+    @property
+    def planned_bytes(self) -> int: ...
 
 
-def check_budget(memory: int | None, engine: _Needy) -> None:
+def check_budget(memory: int | None, engine: _Needy, batch: int | None = None) -> None:
     """That a run can keep its budget.
 
     Args:
         memory: bytes that it may use; None: there is no budget.
         engine: what runs.
+        batch: queries of a batch that were asked for.
 
     Raises:
-        ArgumentError: one query at a time takes more.
+        ArgumentError: one query at a time takes more, or the batch that was asked for.
     """
-    if memory is not None and engine.least_bytes > memory:
-        raise ArgumentError(
-            "memory",
-            f"{memory} bytes",
-            f"at least {engine.least_bytes} bytes, which the views and one query at a time take",
-        )
+    needed = engine.least_bytes if batch is None else engine.planned_bytes
+    if memory is not None and needed > memory:
+        queries = "one query at a time takes" if batch is None else f"batches of {batch} take"
+        accepted = f"at least {needed} bytes, which the views and {queries}"
+        raise ArgumentError("memory", f"{memory} bytes", accepted)

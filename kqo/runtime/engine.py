@@ -103,7 +103,10 @@ class Engine:
         kept = self._tail.kept if self._tail is not None else ()
         spans = spans_of(plan, self.boxes, kept)
         about = (plan, self.boxes, spans, self._tail, self.workers, self.queries, self._batches)
-        self._footprint = Footprint(*about, self._sharing.shares(self.boxes))
+        shares = self._sharing.shares(self.boxes)
+        if memory is not None:  # they are of batches of usual size; in smaller ones fewer are equal
+            shares = dict.fromkeys(shares, 1.0)
+        self._footprint = Footprint(*about, shares)
         if memory is not None and batch is None:
             self._footprint = self._footprint.fitted(memory)
             self.workers = self._footprint.workers

@@ -284,10 +284,14 @@ def test_a_module_with_two_names_keeps_its_weights() -> None:
 def test_one_model_in_several_threads() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
     before = [id(tensor) for tensor in model.state_dict(keep_vars=True).values()]
-    found = []
+    found, current = [], []
 
     def run() -> None:
-        found.extend(lower(model, (IMAGE,)).plan.roots for _ in range(10))
+        for _ in range(10):
+            found.append(lower(model, (IMAGE,)).plan.roots)
+            plan = kqo.compile(model, (IMAGE,), kqo.Occlusion(3, 2))
+            assert plan._whole is not None
+            current.append(plan._whole.is_current)
 
     threads = [threading.Thread(target=run) for _ in range(3)]
     for thread in threads:
@@ -295,5 +299,6 @@ def test_one_model_in_several_threads() -> None:
     for thread in threads:
         thread.join()
     assert len(found) == 30
+    assert current == [True] * 30
     assert all(roots == found[0] for roots in found)
     assert [id(tensor) for tensor in model.state_dict(keep_vars=True).values()] == before

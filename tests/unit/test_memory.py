@@ -25,6 +25,18 @@ def held(name: str, memory: int | None) -> tuple[int, int]:
     return plan.engine.nbytes, plan.engine.batch
 
 
+def test_a_batch_that_the_budget_does_not_hold_is_an_error() -> None:
+    model = zoo.build("resnet18", width=0.25, num_classes=10)
+    example, asked = (torch.zeros(1, 3, 64, 64),), kqo.Occlusion(8, 4)
+    free = kqo.compile(model, example, asked, kqo.Options(batch=96, threads=1))
+    memory = free.engine.planned_bytes // 2
+    small = kqo.compile(model, example, asked, kqo.Options(memory=memory, batch=2, threads=1))
+    assert small.engine.batch == 2
+    large = kqo.compile(model, example, asked, kqo.Options(memory=memory, batch=96, threads=1))
+    with pytest.raises(ArgumentError, match=f"memory: got {memory} bytes; .* batches of 96 take"):
+        large.run(IMAGE)
+
+
 @pytest.mark.parametrize("name", ["vgg16", "resnet18", "densenet121"])
 def test_a_budget_is_kept_and_used(name: str) -> None:
     batches = []

@@ -138,6 +138,11 @@ class CudaEngine:
         return self.bytes_at(1)
 
     @property
+    def planned_bytes(self) -> int:
+        """Bytes of rows and scratch for the batch that was chosen."""
+        return self.bytes_at(self.batch)
+
+    @property
     def result_bytes(self) -> int:
         """Bytes of the outputs of all queries."""
         return 4 * self.queries * sum(math.prod(shape(axes)) for _, _, axes in self.plan.roots)
