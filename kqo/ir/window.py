@@ -163,8 +163,8 @@ def is_contraction(window: Window, right: Node) -> bool:
     if not window.ok or positions(right.schema):
         return False
     out = set(names(window.columns))
-    right_axes = set(names(right.schema))
-    if not out <= right_axes:
+    right_axes = dict(right.schema)
+    if not out <= right_axes.keys():
         return False
     bound = dict(window.feature_on)
     for axis in window.left_features:
@@ -176,11 +176,12 @@ def is_contraction(window: Window, right: Node) -> bool:
             isinstance(condition, Affine)
             and condition == equal(axis.name, condition.terms[0][1] if condition.terms else "")
             and condition.terms[0][1] not in out
-            and condition.terms[0][1] in right_axes
+            # Features that the right lacks would be columns that its rows do not have.
+            and right_axes.get(condition.terms[0][1]) == axis.extent
         ):
             return False
     wanted = out | set(names(window.taps)) | set(contracted(window))
-    return right_axes == wanted and set(names(window.summed)) <= set(contracted(window))
+    return right_axes.keys() == wanted and set(names(window.summed)) <= set(contracted(window))
 
 
 def contracted(window: Window) -> tuple[str, ...]:
