@@ -145,3 +145,22 @@ class Unfolded(nn.Module):
 @pytest.mark.parametrize("without", [(), ("delta",), ("physical",)])
 def test_windows_that_are_kept(without: tuple[str, ...]) -> None:
     check(Unfolded(), (2, 6, 7), without=without)
+
+
+class SomeChannels(nn.Module):
+    """A linear layer that reads some channels only, padded: a join with its kernel leaves out the
+    others, and is no matrix product of whole rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(2, 6, 1), nn.Linear(3 * 8 * 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(nn.functional.pad(self.conv(x)[:, :3], (2, 1, 1, 1)).flatten(1))
+
+
+def test_a_kernel_of_some_channels_is_no_matrix_product() -> None:
+    model = SomeChannels()
+    check(model, (2, 6, 5))
+    plan = kqo.compile(model, (torch.zeros(1, 2, 6, 5),), kqo.Occlusion(2, 2))
+    assert {s.name for s in plan.physical.steps if s.rule == "GatherProduct"} == {"conv"}
