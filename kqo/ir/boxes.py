@@ -24,6 +24,8 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 MOST_BOXES = 8
 MOST_TAPS = 4096
+LOOSE = 1.02
+"""Times as many keys that a hull may hold as the disjoint boxes that it stands for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +254,7 @@ def disjoint(boxes: Boxes) -> Boxes:
     hi = np.stack([p[1] for p in pieces], axis=1)
     split = _tidy(boxes.axes, lo, hi)
     whole = hull(boxes)
-    if int(whole.volume().sum()) <= 1.02 * int(split.volume().sum()):
+    if int(whole.volume().sum()) <= LOOSE * int(split.volume().sum()):
         return whole
     return split
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from kqo.ir.boxes import Boxes
+from kqo.ir.boxes import LOOSE, Boxes
 from kqo.ir.nodes import GROUPED, Physical
+from kqo.ir.region import shrinks
 from kqo.ir.schema import size
 from kqo.ir.window import group_products, roles, tiling
 from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS, FEWEST_TILES
@@ -127,7 +128,12 @@ class Footprint:
             if id(boxes) not in known:
                 volume = boxes.volume()[order]
                 known[id(boxes)] = int(np.add.reduceat(volume, begins).max())
-            found[table] = known[id(boxes)] * (group if table in several else 1)
+            rows = known[id(boxes)]
+            region = self.plan.tables[table].region
+            if region is not None and shrinks(region):
+                # Bound anew for each batch, which may take a hull where all queries take boxes.
+                rows = math.floor(LOOSE * rows)
+            found[table] = rows * (group if table in several else 1)
         return found
 
     def arena(self, capacities: Mapping[int, int]) -> Arena:

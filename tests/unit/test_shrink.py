@@ -17,7 +17,10 @@ from kqo.ir.interpret import interpret
 from kqo.ir.magnitude import noticed
 from kqo.ir.schema import Axis
 from kqo.ir.text import format_plan, parse_plan
-from kqo.runtime.shrink import shrinking_of
+from kqo.runtime import footprint
+from kqo.runtime.engine import Engine
+from kqo.runtime.rows import Region
+from kqo.runtime.shrink import Moving, shrinking_of
 
 EXTENT = 20
 ASKED = kqo.Occlusion(5, 4)
@@ -220,3 +223,52 @@ def test_a_gpu_is_refused() -> None:
     plan, options = _plan("pooled"), kqo.Options(threshold=0.1, target="cuda")
     with pytest.raises(ArgumentError, match="'cuda' with a threshold; accepted: 'numpy'"):
         settle(options, plan.logical, plan.workload, plan.placed)
+
+
+BOXES = (
+    (((0, 2), (0, 6), (2, 4)), ((8, 9), (3, 5)), ((1, 2), (4, 9), (2, 4)), ((6, 7), (0, 1))),
+    (((0, 1), (1, 8), (2, 4)), ((0, 1), (2, 5), (3, 4)), ((1, 2), (2, 9), (0, 4))),
+    (((7, 8), (1, 5)), ((3, 6), (1, 2)), ((2, 9), (2, 5)), ((3, 7), (1, 2))),
+    (((7, 9), (3, 4)), ((5, 8), (3, 4)), ((1, 2), (3, 8), (4, 5)), ((2, 8), (4, 5))),
+    (((1, 2), (4, 5), (1, 2)), ((8, 9), (1, 5)), ((1, 2), (2, 5), (3, 5))),
+)
+
+
+def test_rows_that_are_bound_batch_by_batch_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch may take a hull where all queries together take boxes: 2 % more rows, at most."""
+    counts: dict[int, int] = {}
+    kept = Moving.out
+
+    def out(self: Moving, number: int, last: Region | None) -> Region:
+        found = kept(self, number, last)
+        table = self.about.plan.steps[number].table
+        counts[table] = max(counts.get(table, 0), found.count)
+        return found
+
+    monkeypatch.setattr(Moving, "out", out)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.ConvTranspose2d(2, 1, (1, 3), (2, 2), (1, 0), (1, 1)), nn.AvgPool2d(2),
+        nn.AdaptiveAvgPool2d((3, 5)), nn.Conv2d(1, 3, 2, padding=(3, 2), bias=False),
+        nn.Conv2d(3, 3, 2, (1, 2), (2, 2), groups=3, padding_mode="replicate"),
+        nn.GroupNorm(1, 3, eps=0.01), nn.AdaptiveAvgPool2d((3, 5)), nn.Flatten(),
+    ).double().eval()  # fmt: skip
+    options = kqo.Options(threads=3, batch=5, threshold=1e-13)
+    asked = kqo.Regions(boxes=BOXES)
+    plan = kqo.compile(model, (torch.zeros(1, 2, 9, 5),), asked, options)
+    image = torch.randn(2, 9, 5, dtype=torch.float64)
+    scores = plan.run(image.numpy()).scores
+    engine = plan.engine
+    assert isinstance(engine, Engine)
+    held = engine._footprint.capacities(engine.batches, engine.group)
+    monkeypatch.setattr(footprint, "LOOSE", 1.0)
+    exact = engine._footprint.capacities(engine.batches, engine.group)
+    assert all(count <= held[table] for table, count in counts.items())
+    assert any(count > exact[table] for table, count in counts.items())
+    boxes = plan.placed.boxes(plan.scan.axes)
+    for query, found in enumerate(scores):
+        changed = image.clone()
+        for lo, hi in zip(boxes.lo[query], boxes.hi[query], strict=True):
+            changed[tuple(slice(int(a), int(z)) for a, z in zip(lo, hi, strict=True))] = 0
+        with torch.no_grad():
+            np.testing.assert_allclose(found, model(changed[None])[0], rtol=1e-9, atol=1e-9)
