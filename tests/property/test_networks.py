@@ -112,7 +112,8 @@ def _compare(network: Network, found: list[np.ndarray], inputs: list) -> None:
         exact = asked_again(double, [x.double() for x in inputs])
         own = asked_again(network.model, inputs)
         slack = [
-            1e-5 * np.abs(x).max() + 4 * np.abs(x - y).max()
+            # Where layers cancel, as a norm of one value does, all that is left is rounding.
+            1e-5 * np.abs(x).max() + 4 * np.abs(x - y).max() + 2e-6
             for x, y in zip(exact, own, strict=True)
         ]
     assert len(found) == len(exact)
