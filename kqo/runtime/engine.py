@@ -106,7 +106,7 @@ class Engine:
         shares = self._sharing.shares(self.boxes)
         if memory is not None:  # they are of batches of usual size; in smaller ones fewer are equal
             shares = dict.fromkeys(shares, 1.0)
-        self._footprint = Footprint(*about, shares)
+        self._footprint = Footprint(*about, shares, self._moving)
         if memory is not None and batch is None:
             self._footprint = self._footprint.fitted(memory)
             self.workers = self._footprint.workers

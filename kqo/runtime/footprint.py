@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from kqo.ir.boxes import LOOSE, Boxes
 from kqo.ir.nodes import GROUPED, Physical
-from kqo.ir.region import shrinks
 from kqo.ir.schema import size
 from kqo.ir.window import group_products, roles, tiling
 from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS, FEWEST_TILES
@@ -86,6 +85,7 @@ class Footprint:
         queries: of the workload.
         cut: the batches of a size.
         distinct: of the rows of a step that computes equal ones once, the share that it computes.
+        moving: tables whose rows are bound anew for each batch.
         margin: factor on scratch.
     """
 
@@ -97,6 +97,7 @@ class Footprint:
     queries: int
     cut: Callable[[int], list[Ints]]
     distinct: Mapping[int, float] = field(default_factory=dict)
+    moving: Set[int] = frozenset()
     margin: float = 1.0
 
     @property
@@ -129,9 +130,7 @@ class Footprint:
                 volume = boxes.volume()[order]
                 known[id(boxes)] = int(np.add.reduceat(volume, begins).max())
             rows = known[id(boxes)]
-            region = self.plan.tables[table].region
-            if region is not None and shrinks(region):
-                # Bound anew for each batch, which may take a hull where all queries take boxes.
+            if table in self.moving:  # a batch may take a hull where all queries take boxes
                 rows = math.floor(LOOSE * rows)
             found[table] = rows * (group if table in several else 1)
         return found
