@@ -62,3 +62,24 @@ def test_it_is_on_after_an_error() -> None:
     with pytest.raises(KqoError):
         kqo.compile(Sees(), (torch.zeros(1, 3, 8, 8),), kqo.Occlusion(3, 2))
     assert gc.isenabled()
+
+
+def test_only_what_was_made_meanwhile_is_looked_at() -> None:
+    gc.enable()
+    for _ in range(gc.get_threshold()[1] + 1):  # older objects are due
+        gc.collect(0)
+    generations: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            generations.append(info["generation"])
+
+    gc.callbacks.append(note)
+    try:
+        with collecting_paused():
+            made = [[[]] for _ in range(2 * gc.get_threshold()[0])]
+            assert not generations
+        assert made
+    finally:
+        gc.callbacks.remove(note)
+    assert generations == [0]
