@@ -24,11 +24,13 @@ from torch import Tensor, fx, nn
 from torch._dispatch.python import enable_python_dispatcher, no_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._subclasses.schema_check_mode import SchemaCheckMode
+from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kqo.frontend.functional import made_functional
 from kqo.frontend.program import Program
+from kqo.frontend.unfilled import result_of, unfilled
 
 _TORCH = str(PurePath(torch.__file__).parent)
 _COMPILED = ("torch.jit", "torch._dynamo")
@@ -85,10 +87,10 @@ class _Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if torch._C._is_any_autocast_enabled():
             raise _Refused("automatic casts, which come after what is recorded")
-        read, named = pytree.tree_map(self.node, (args, kwargs))
+        read, named = map_aggregate((args, kwargs), self.node)
         shapes = [v.shape for v in args if isinstance(v, Tensor)]
         with no_python_dispatcher():
-            result = _like_normalized(func, args)
+            result = result_of(func, args, kwargs)
             if result is None:
                 result = func(*args, **kwargs)
         if shapes != [v.shape for v in args if isinstance(v, Tensor)]:
@@ -107,15 +109,6 @@ class _Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         else:
             raise _Refused(f"{func} returns {type(result).__name__}")
         return result
-
-
-def _like_normalized(func: Any, args: tuple[Any, ...]) -> Tensor | None:
-    """The result of a batch norm, which torch would find by decomposing it, in half of all time."""
-    if func is not torch.ops.aten.batch_norm.default:
-        return None
-    of, *parameters = args[:5]
-    fits = all(p is None or p.shape == of.shape[1:2] for p in parameters)
-    return torch.empty_like(of) if fits and of.dim() > 1 else None
 
 
 class _Place:
@@ -207,9 +200,7 @@ def _recorded(
     graph, fake = fx.Graph(), FakeTensorMode()
     recorder = _Recorder(graph, _Place(model))
     given = [fake.from_tensor(tensor, static_shapes=True) for tensor in inputs]
-    state: dict[str, Tensor] = {
-        k: fake.from_tensor(t, static_shapes=True) for k, t in weights.items()
-    }
+    state = {name: unfilled(fake, tensor) for name, tensor in weights.items()}
     placeholders = [graph.placeholder(name) for name in _names(model, inputs)]
     of = {graph.placeholder(k.replace(".", "_")): k for k in weights}
     for node in placeholders:
