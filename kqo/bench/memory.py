@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from kqo.runtime.heap import give_back
 
 _STATM = Path("/proc/self/statm")
 INTERVAL = 0.005  # seconds between samples
@@ -33,7 +34,7 @@ def resident() -> int | None:
 @contextlib.contextmanager
 def peak_memory() -> Iterator[Peak]:
     """Sample resident memory while the block runs; the yielded object holds the peak afterwards."""
-    _give_back()
+    give_back()  # what is free would hide what is taken next
     before = resident()
     found = Peak()
     if before is None:
@@ -55,10 +56,3 @@ def peak_memory() -> Iterator[Peak]:
         stop.set()
         sampler.join()
         found.bytes = max(top, resident() or 0) - before
-
-
-def _give_back() -> None:
-    """Have the allocator return free memory, which would otherwise hide what is taken next."""
-    # Allocators other than glibc's have no such call.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

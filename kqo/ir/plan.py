@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kqo.ir.folded import Constants
 from kqo.ir.nodes import Const, Node, Scan, walk
 
 Array = NDArray[np.generic]
@@ -49,7 +50,7 @@ class Plan:
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "constants", MappingProxyType(dict(self.constants)))
+        object.__setattr__(self, "constants", Constants(self.constants))
         object.__setattr__(self, "origins", MappingProxyType(dict(self.origins)))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -89,9 +90,8 @@ class Plan:
         origins: Mapping[Node, Origin] | None = None,
     ) -> Plan:
         """The same plan over other roots; constants that are no longer read are dropped."""
-        known = {**self.constants, **(constants or {})}
         used = {n.name for n in walk(*(r for _, r in roots)) if isinstance(n, Const)}
-        kept = {name: value for name, value in known.items() if name in used}
+        kept = Constants(self.constants, constants or {}, names=used)
         known_origins = {**self.origins, **(origins or {})}
         return Plan(self.name, roots, kept, known_origins, self.dtype, self.inputs)
 

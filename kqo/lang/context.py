@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from kqo.ir.folded import Constants, releasable
 from kqo.ir.nodes import Const, Node, walk
 from kqo.ir.plan import Array
 from kqo.ir.schema import without_query
@@ -93,3 +94,15 @@ class Context:
             except KeyError:
                 continue
         return found
+
+    def releasable(self, names: set[str], known: Mapping[str, Array], dtype: str) -> Constants:
+        """:meth:`values`, of which large ones are computed again once they were released."""
+        from kqo.lang.constants import evaluate_as
+
+        folded = self.folded  # the rewrite at hand, which need not be kept, has much beside it
+
+        def again(name: str) -> Callable[[], Array]:
+            return lambda: evaluate_as(dtype, folded[name], known, folded, {})
+
+        found = self.values(names, known, dtype).items()
+        return Constants({name: releasable(name, value, again(name)) for name, value in found})

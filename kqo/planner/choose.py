@@ -16,6 +16,7 @@ from functools import cached_property
 from kqo.errors import PlanError
 from kqo.ir.bind import Known, bind
 from kqo.ir.boxes import Boxes, everything, with_untouched
+from kqo.ir.folded import Constants
 from kqo.ir.nodes import (
     GROUPED,
     Const,
@@ -485,14 +486,13 @@ class Chooser:
         }
         used |= {i.name for s in self._steps for i in s.node.inputs if isinstance(i, Const)}
         used |= {t.name for t in self._tables}
-        constants = {name: value for name, value in self.plan.constants.items() if name in used}
         found = PhysicalPlan(
             self.plan.name,
             tuple(self._tables),
             tuple(self._steps),
             tuple(sorted(t for n, t in self._built.items() if isinstance(n, Scan))),
             tuple(roots),
-            constants,
+            Constants(self.plan.constants, names=used),
             self.plan.dtype,
         )
         self.unmeasured = unmeasured(found)

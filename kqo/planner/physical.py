@@ -6,11 +6,10 @@ Immutable, and independent of any position or image: rows are counted when the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kqo.ir.folded import Constants
 from kqo.ir.nodes import Node
-from kqo.ir.plan import Array
 from kqo.ir.region import Region
 from kqo.ir.schema import Axes, features, positions, size, without_query
 
@@ -101,7 +100,7 @@ class PhysicalPlan:
     steps: tuple[Step, ...]
     scans: tuple[int, ...]
     roots: tuple[tuple[str, int, Axes], ...]
-    constants: Mapping[str, Array]
+    constants: Constants
     dtype: str
 
     @property

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from kqo.errors import RuleError
+from kqo.ir.folded import Constants
 from kqo.ir.nodes import Const, Node, walk
 from kqo.ir.plan import Origin, Plan
 from kqo.lang.compile import CompiledRule
@@ -58,8 +59,8 @@ def normalize(
 def _finish(plan: Plan, roots: tuple[Node, ...], engine: _Engine) -> Plan:
     nodes = list(walk(*roots))
     used = {node.name for node in nodes if isinstance(node, Const)}
-    constants = {name: value for name, value in plan.constants.items() if name in used}
-    constants |= engine.context.values(used, plan.constants, plan.dtype)
+    folded = engine.context.releasable(used, plan.constants, plan.dtype)
+    constants = Constants(plan.constants, folded, names=used)
     origins = {node: engine.origins[node] for node in nodes if node in engine.origins}
     named = tuple((name, root) for (name, _), root in zip(plan.roots, roots, strict=True))
     return Plan(plan.name, named, constants, origins, plan.dtype, plan.inputs)

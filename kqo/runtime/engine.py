@@ -26,6 +26,7 @@ from kqo.runtime import blas
 from kqo.runtime.bind import Binder, Bound
 from kqo.runtime.finite import are_finite
 from kqo.runtime.footprint import Footprint
+from kqo.runtime.heap import release
 from kqo.runtime.opaque import Functions, OpaqueRows, assemble
 from kqo.runtime.patch import PatchRows
 from kqo.runtime.plain import plain
@@ -124,11 +125,10 @@ class Engine:
         exec(compile(self.source, f"<kqo plan {self.plan.name}>", "exec"), space)
         program = space["PROGRAM"]
         self.functions = [function for function, _ in program]
-        held = space["constants"](dict(self.plan.constants))
-        dtype = np.dtype(self.plan.dtype)
+        held = space["constants"](self.plan.constants)
         for group in held.values():
             for key, value in group.items():
-                group[key] = np.asarray(value, dtype=dtype)
+                group[key] = np.asarray(value, dtype=self.plan.dtype)
         self.constants: list[dict[str, Array]] = [held[k] if k else {} for _, k in program]
 
     def _bind_regions(self, known: Known) -> None:
@@ -148,8 +148,9 @@ class Engine:
 
     def _allocate(self) -> None:
         self._load()
-        capacities = self._footprint.capacities(self.batches, self.group)
-        self.storage = Storage(self._footprint, capacities)
+        footprint = self._footprint
+        self.storage = Storage(footprint, footprint.capacities(self.batches, self.group))
+        release(self.plan.constants)
         self._held = [(_Held(), _Held()) for _ in range(self.workers)]
         self._views: dict[int, Bound] = {}
         self._templates = Templates()

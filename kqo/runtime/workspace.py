@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kqo.runtime.heap import scratch
+
 Values = NDArray[Any]
 Ints = NDArray[np.int64]
 
@@ -62,8 +64,9 @@ class Workspace:
         size = math.prod(shape)
         held = self._pool.get(name)
         if held is None or held.size < size:
-            held = np.empty(size, dtype=self.dtype)
-            self._pool[name] = held
+            held = None
+            self._pool.pop(name, None)  # before more is taken
+            self._pool[name] = held = scratch(size, self.dtype)
         return held[:size].reshape(shape)
 
     def temp(self, name: str, like: Values) -> Values:
@@ -74,8 +77,10 @@ class Workspace:
         """An array of the shape of another that holds one value, not to be written to."""
         held = self._filled.get(value)
         if held is None or held.size < like.size:
-            held = np.full(like.size, value, dtype=self.dtype)
-            self._filled[value] = held
+            held = None
+            self._filled.pop(value, None)
+            self._filled[value] = held = scratch(like.size, self.dtype)
+            held[:] = value
         return held[: like.size].reshape(like.shape)
 
     def gather(self, source: Input, a: int, z: int, name: str = "x") -> Values:

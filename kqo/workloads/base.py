@@ -62,7 +62,7 @@ def overlay(plan: Plan, which: int | str, fill: Fill) -> Plan:
     """
     scan = changed_scan(plan, which)
     check_fill_shape(fill, shape(scan.axes))
-    taken = {**plan.constants, **dict.fromkeys((*plan.inputs, *(s.name for s in plan.scans)))}
+    taken = {*plan.constants, *plan.inputs, *(s.name for s in plan.scans)}
     patch, constants = fill_node(fill, scan, taken, plan.dtype)
     new: dict[Node, Node] = {}
     for node in plan.nodes():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ def aligned(fill: Array, extents: tuple[int, ...]) -> Array:
 
 
 def fill_node(
-    fill: Fill, scan: Scan, taken: Mapping[str, object], dtype: str = "float32"
+    fill: Fill, scan: Scan, taken: Collection[str], dtype: str = "float32"
 ) -> tuple[Node, dict[str, NDArray[np.generic]]]:
     """The fill as a node over the base relation ``scan``, with the constants that it reads.
 
@@ -105,7 +105,7 @@ def fill_node(
     return Const(name, axes), {name: values.reshape(shape(axes))}
 
 
-def _fresh(name: str, taken: Mapping[str, object]) -> str:
+def _fresh(name: str, taken: Collection[str]) -> str:
     number = 0
     while (found := f"{name}_{number}" if number else name) in taken:
         number += 1
@@ -116,7 +116,7 @@ def _mean(scan: Scan) -> tuple[Node, dict[str, NDArray[np.generic]]]:
     return Group(scan, names(scan.axes)[:1], "mean"), {}
 
 
-def _blur(scan: Scan, taken: Mapping[str, object]) -> tuple[Node, dict[str, NDArray[np.generic]]]:
+def _blur(scan: Scan, taken: Collection[str]) -> tuple[Node, dict[str, NDArray[np.generic]]]:
     """A separable Gaussian, divided by the weight of the taps that lie inside the input."""
     node: Node = scan
     constants: dict[str, NDArray[np.generic]] = {}
