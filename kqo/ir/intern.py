@@ -42,5 +42,8 @@ class Interned(type):
         with _LOCK:
             found = _INTERNED.get(key)
             if found is None:  # most of what rules make is there already
-                found = _INTERNED.setdefault(key, made or super().__call__(*args))
+                if made is None:
+                    made = object.__new__(cls)  # type: ignore[arg-type]
+                    made.__dict__.update(zip(cls.field_names, args, strict=True))
+                _INTERNED[key] = found = made
             return found

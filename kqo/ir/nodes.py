@@ -9,12 +9,12 @@ aggregates over it). Convolution, pooling and normalization are no nodes: they a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from kqo.errors import PlanError
 from kqo.ir.equations import Condition
 from kqo.ir.intern import Interned
+from kqo.ir.lazy import lazily
 from kqo.ir.region import Region
 from kqo.ir.scalar import Expr
 from kqo.ir.schema import (
@@ -34,42 +34,53 @@ COMBINES = ("mul", "add", "sub", "div", "max", "min", "pow", "left", "gt", "ge",
 
 
 class Node(metaclass=Interned):
-    """Base of all plan nodes."""
+    """Base of all plan nodes.
 
-    @cached_property
+    Attributes:
+        reads: names of the fields that hold input nodes.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        kinds = ("Node", "tuple[Node, ...]")
+        cls.reads = tuple(name for name, kind in cls.__annotations__.items() if kind in kinds)
+
+    @lazily
     def schema(self) -> Axes:
         """Key axes of the relation, led by the query axis where it varies by query."""
-        axes = self._axes()
-        return with_query(axes, any(has_query(i.schema) for i in self.inputs))
+        axes = without_query(self._axes())
+        for source in self.inputs:
+            if has_query(source.schema):
+                return with_query(axes, True)
+        return axes
 
     def _axes(self) -> Axes:
         """Key axes without regard to the query axis."""
         raise NotImplementedError
 
-    @cached_property
+    @lazily
     def inputs(self) -> tuple[Node, ...]:
         """Input nodes, in field order."""
         found: list[Node] = []
-        for name in type(self).field_names:
+        for name in self.reads:
             value = getattr(self, name)
-            if isinstance(value, Node):
+            if isinstance(value, tuple):
+                found += value
+            else:
                 found.append(value)
-            elif isinstance(value, tuple):
-                found.extend(v for v in value if isinstance(v, Node))
         return tuple(found)
 
     def with_inputs(self, inputs: tuple[Node, ...]) -> Node:
         """The same operator over other inputs, in the order of ``inputs``."""
         rest = iter(inputs)
-        values = []
-        for name in type(self).field_names:
-            value = getattr(self, name)
-            if isinstance(value, Node):
-                value = next(rest)
-            elif isinstance(value, tuple) and any(isinstance(v, Node) for v in value):
-                value = tuple(next(rest) if isinstance(v, Node) else v for v in value)
-            values.append(value)
-        return type(self)(*values)
+        values = {name: getattr(self, name) for name in type(self).field_names}
+        for name in self.reads:
+            several = values[name]
+            values[name] = (
+                tuple(next(rest) for _ in several) if isinstance(several, tuple) else next(rest)
+            )
+        return type(self)(*values.values())
 
     @property
     def op(self) -> str:
@@ -232,7 +243,7 @@ class Overlay(Node):
     patch: Node
     at: Region
 
-    @cached_property
+    @lazily
     def schema(self) -> Axes:
         """Key axes of the base, led by the query axis."""
         return with_query(self.base.schema, True)

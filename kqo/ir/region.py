@@ -9,18 +9,18 @@ it are recomputed, cells outside are taken from the view.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any
 
 from kqo.ir.equations import Condition
 from kqo.ir.intern import Interned
+from kqo.ir.lazy import lazily
 from kqo.ir.schema import Axes
 
 
 class _Region(metaclass=Interned):
     """Base of all region expressions: frozen and interned, as plan nodes are."""
 
-    @cached_property
+    @lazily
     def parts(self) -> tuple[Region, ...]:
         """The regions that the expression is made of, one level down."""
         of: Region | tuple[Region, ...] = getattr(self, "of", ())
