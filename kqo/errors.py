@@ -60,7 +60,8 @@ class RuleError(KqoError):
 
 
 class PlanError(KqoError):
-    """A plan that is malformed: it fails the verifier or its text does not parse."""
+    """A plan that is malformed: it fails the verifier, its text does not parse, or it has more rows
+    than there is memory for."""
 
 
 class StalePlanError(KqoError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kqo.errors import PlanError
 from kqo.ir.equations import Condition, equal
 from kqo.ir.nodes import GROUPED, Domain, Node, Physical
 from kqo.ir.schema import Axes
@@ -135,6 +136,7 @@ class Binder:
         slots: where those begin, by table.
         templates: of row numbers.
         parts: threads that share a step's rows where the step is worth it.
+        ends: the row behind the last that each table has memory for, where that is to be checked.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class Binder:
         slots: dict[int, int],
         templates: Templates | None = None,
         parts: int = 1,
+        ends: Mapping[int, int] | None = None,
     ) -> None:
         self.parts = parts
         self.tables = tables
@@ -152,10 +155,28 @@ class Binder:
         self.regions = regions
         self.slots = slots
         self.templates = templates or Templates()
+        self.ends = ends
 
     def parts_of(self, operations: int) -> int:
         """Into how many parts a step is cut: handing over less takes longer than doing it."""
         return self.parts if operations > SHARED else 1
+
+    def target(self, step: Step, out: Region) -> Values:
+        """The rows that a step writes, shape (rows, columns).
+
+        Raises:
+            PlanError: the table has no memory for as many. Other tables lie behind it, which would
+                be written over: all rows of delta steps are asked for here, batch by batch.
+        """
+        start = self.slots[step.table] if step.delta else PADDING_ROWS
+        if step.delta and self.ends is not None and start + out.count > self.ends[step.table]:
+            room = self.ends[step.table] - start
+            raise PlanError(
+                f"step {step.name or step.form} has {out.count} rows in a batch, and there is"
+                f" memory for {room}",
+                hint="an error of kqo; please report it with the model, the workload and options",
+            )
+        return self.buffers[step.table][start : start + out.count]
 
     def source(self, table: int, delta: bool) -> Source:
         """Where a table's rows lie for a step that computes delta rows, or view rows."""
@@ -189,8 +210,7 @@ class Binder:
     def bind(self, step: Step, out: Region, last: Bound | None = None) -> Bound:
         """Bind a step to the output rows ``out``; ``last`` is what it was bound to before."""
         table = self.tables[step.table]
-        start = self.slots[step.table] if step.delta else PADDING_ROWS
-        target = self.buffers[step.table][start : start + out.count]
+        target = self.target(step, out)
         if step.form == "opaque":
             return Bound(target, (), [(0, out.count)] if out.count else [], out)
         if step.form in ("plain", "patch"):

@@ -325,9 +325,8 @@ class Engine:
             changed = {name: boxes.select(batch) for name, boxes in self.changed.items()}
             fixed = {part: boxes.select(batch) for part, boxes in self._fixed.items()}
             moving = Moving(self._shrinking, changed, regions, held.regions, fixed)
-        binder = Binder(
-            self.plan.tables, self.storage.rows[worker], regions, slots, self._templates
-        )
+        rows, ends = self.storage.rows[worker], self.storage.ends[worker]
+        binder = Binder(self.plan.tables, rows, regions, slots, self._templates, ends=ends)
         workspace = self.storage.workspaces[worker]
         made: dict[Any, Any] = {}
         outs: dict[int, Region] = {}

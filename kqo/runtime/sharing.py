@@ -116,9 +116,7 @@ class Sharing:
         moved = np.where(hi > lo, rows.lo[:, None], 0)
         region = Region(out.positions, Boxes(out.boxes.axes, lo + moved, hi + moved))
         bound = binder.bind(step, region, last)
-        start = binder.slots[step.table]
-        target = binder.buffers[step.table][start : start + out.count]
-        bound.shared = Shared(rows, lo, hi, copies, target)
+        bound.shared = Shared(rows, lo, hi, copies, binder.target(step, out))
         return bound
 
 

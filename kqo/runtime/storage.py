@@ -26,6 +26,7 @@ class Storage:
         buffers: by table, its padding rows, its view, and delta rows somewhere behind them.
         rows: the same as each worker sees them: with its own rows of the tables read in place.
         slots: for each worker the first delta row of each table, counted in that buffer.
+        ends: for each worker the row behind the last that each table has memory for.
         workspaces: scratch of each worker.
 
     Args:
@@ -52,6 +53,7 @@ class Storage:
                 part = self._arenas[worker][offset : offset + rows * columns]
                 self.rows[worker][table_id] = part.reshape(rows, columns)
                 self.slots[worker][table_id] = 0
+        self.ends = [{t: at + capacities[t] for t, at in slots.items()} for slots in self.slots]
 
     def _shared(self, footprint: Footprint, capacities: Mapping[int, int]) -> list[Values]:
         """The buffers: one array, seen in rows of each width, at whose end tables share memory."""

@@ -12,7 +12,7 @@ from torch import nn
 
 import kqo
 from kqo.approximate.settle import settle
-from kqo.errors import ArgumentError
+from kqo.errors import ArgumentError, PlanError
 from kqo.ir.interpret import interpret
 from kqo.ir.magnitude import noticed
 from kqo.ir.schema import Axis
@@ -265,6 +265,9 @@ def test_rows_that_are_bound_batch_by_batch_fit_the_memory(monkeypatch: pytest.M
     exact = engine._footprint.capacities(engine.batches, engine.group)
     assert all(count <= held[table] for table, count in counts.items())
     assert any(count > exact[table] for table, count in counts.items())
+    again = kqo.compile(model, (torch.zeros(1, 2, 9, 5),), asked, options)
+    with pytest.raises(PlanError, match="rows in a batch, and there is memory for"):
+        again.run(image.numpy())  # which wrote over other tables' rows
     boxes = plan.placed.boxes(plan.scan.axes)
     for query, found in enumerate(scores):
         changed = image.clone()
