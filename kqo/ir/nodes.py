@@ -37,12 +37,15 @@ class Node(metaclass=Interned):
     """Base of all plan nodes.
 
     Attributes:
+        op: name of the operator.
         reads: names of the fields that hold input nodes.
     """
 
+    op: ClassVar[str] = ""
     reads: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
+        cls.op = cls.__name__
         kinds = ("Node", "tuple[Node, ...]")
         cls.reads = tuple(name for name, kind in cls.__annotations__.items() if kind in kinds)
 
@@ -81,11 +84,6 @@ class Node(metaclass=Interned):
                 tuple(next(rest) for _ in several) if isinstance(several, tuple) else next(rest)
             )
         return type(self)(*values.values())
-
-    @property
-    def op(self) -> str:
-        """Name of the operator."""
-        return type(self).__name__
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(getattr(self, name) for name in type(self).field_names)

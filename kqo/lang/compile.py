@@ -1,8 +1,8 @@
-"""Turning a checked rule into functions: a matcher that yields bindings, a builder of the result.
+"""Turning a checked rule into functions: a matcher that finds bindings, a builder of the result.
 
-A pattern becomes a generator of bindings, since under a memo one node may match in several ways: an
-operator pattern tries every alternative of the node at its place. Outside a memo a node is its own
-only alternative.
+A pattern becomes a function that gives all bindings, since under a memo one node may match in
+several ways: an operator pattern tries every alternative of the node at its place. Outside a memo a
+node is its own only alternative.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from kqo.ir.nodes import OPERATORS, Node
 from kqo.ir.parse import parse_expression
 from kqo.lang import ast
 from kqo.lang.context import Context
-from kqo.lang.possible import Expand, Possible, possible, weight
+from kqo.lang.possible import Expand, Possible, at_root, possible, weight
 from kqo.lang.registry import builtins
 
 Bindings = dict[str, Any]
-Matcher = Callable[[Any, Bindings, Expand], Iterator[Bindings]]
+Matcher = Callable[[Any, Bindings, Expand], list[Bindings]]
 Evaluator = Callable[[Bindings, Context], Any]
 
 # The binding that holds the node at the root; no variable has an empty name.
@@ -53,7 +53,9 @@ class CompiledRule:
     family: str
     roots: frozenset[str]
     inner: frozenset[tuple[str, int]]
+    _start: Possible | None
     _possible: Possible | None
+    _names: tuple[str, ...]
     _match: Matcher
     _steps: tuple[Callable[[Bindings, Context], bool], ...]
     _replace: Evaluator
@@ -83,6 +85,10 @@ class CompiledRule:
         if self.parameter is None:
             return True
         return parameters.get(self.parameter, self.neutral) != self.neutral
+
+    def starts_at(self, node: Node) -> bool:
+        """Whether its pattern may have at the root what the node does (:data:`KIND`)."""
+        return self._start is None or self._start(node, itself)
 
     def apply(
         self,
@@ -117,14 +123,12 @@ class CompiledRule:
         expand: Expand,
         parameters: Mapping[str, float] | None,
     ) -> Iterator[Node]:
-        bindings: Bindings = {}
+        start = representative or node
+        bindings: Bindings = {_ROOT: node, **dict.fromkeys(self._names, start)}
         if self.rule.approximation is not None:
             bindings[self.rule.approximation.parameter] = (parameters or {}).get(
                 self.rule.approximation.parameter, self.rule.approximation.neutral
             )
-
-        bindings[_ROOT] = node
-        start = representative or node
         for found in self._match(start, bindings, expand):
             made = self._finish(dict(found), context)
             if made is not None and made is not node:
@@ -173,13 +177,19 @@ def compile_rule(rule: ast.Rule, family: str, types: Types) -> CompiledRule:
             steps.append(_let(step, types))
         else:
             steps.extend(_condition(condition, types) for condition in step.conditions)
+    pattern, names = rule.match, list[str]()
+    while isinstance(pattern, ast.Bind):
+        names.append(pattern.variable.name)
+        pattern = pattern.pattern
     return CompiledRule(
         rule,
         family,
         frozenset(roots),
         frozenset(inner),
-        possible(rule.match, lambda literal: _value(literal, types), root=True),
-        _pattern(rule.match, types, root=True),
+        at_root(pattern, lambda literal: _value(literal, types)),
+        possible(pattern, lambda literal: _value(literal, types), root=True),
+        tuple(names),
+        _pattern(pattern, types, root=True),
         tuple(steps),
         _template(rule.replace, types),
     )
@@ -218,52 +228,45 @@ def _pattern(pattern: ast.Pattern, types: Types, root: bool = False) -> Matcher:
     if isinstance(pattern, ast.Wildcard):
         return _anything
     value = () if isinstance(pattern, ast.Empty) else _value(pattern, types)
-
-    def equal(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
-        if found == value:
-            yield bindings
-
-    return equal
+    return lambda found, bindings, expand: [bindings] if found == value else []
 
 
-def _anything(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
-    yield bindings
+def _anything(found: Any, bindings: Bindings, expand: Expand) -> list[Bindings]:
+    return [bindings]
 
 
 def _bind(name: str) -> Matcher:
-    def match(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
+    def match(found: Any, bindings: Bindings, expand: Expand) -> list[Bindings]:
         if name not in bindings:
-            yield {**bindings, name: found}
-        elif bindings[name] == found:
-            yield bindings
+            return [{**bindings, name: found}]
+        return [bindings] if bindings[name] == found else []
 
     return match
 
 
 def _both(first: Matcher, second: Matcher) -> Matcher:
-    def match(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
-        for bound in first(found, bindings, expand):
-            yield from second(found, bound, expand)
+    def match(found: Any, bindings: Bindings, expand: Expand) -> list[Bindings]:
+        bound = first(found, bindings, expand)
+        return [b for one in bound for b in second(found, one, expand)]
 
     return match
 
 
 def _any_of(options: list[tuple[Possible | None, Matcher]], root: bool) -> Matcher:
-    def match(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
+    def match(found: Any, bindings: Bindings, expand: Expand) -> list[Bindings]:
         against = bindings[_ROOT] if root else found
+        bound: list[Bindings] = []
         for may, option in options:
             if may is None or may(against, expand):
-                yield from option(found, bindings, expand)
+                bound += option(found, bindings, expand)
+        return bound
 
     return match
 
 
 def _some(item: Matcher) -> Matcher:
-    def match(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
-        for value in found:
-            for _ in item(value, bindings, expand):
-                yield bindings
-                return
+    def match(found: Any, bindings: Bindings, expand: Expand) -> list[Bindings]:
+        return [bindings] if any(item(value, bindings, expand) for value in found) else []
 
     return match
 
@@ -285,33 +288,31 @@ def _node(pattern: ast.NodePattern, types: Types, root: bool) -> Matcher:
         elif not isinstance(field.pattern, ast.Wildcard):
             parts.append((field.field, _pattern(field.pattern, types)))
 
-    def match(found: Any, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
-        for candidate in (bindings[_ROOT],) if root else expand(found):
-            if type(candidate) is cls:
-                bound = simple(candidate, bindings)
-                if bound is not None and not parts:
-                    yield bound
-                elif bound is not None:
-                    yield from rest(candidate, 0, bound, expand)
+    def match(found: Any, bindings: Bindings, expand: Expand) -> list[Bindings]:
+        nodes = (bindings[_ROOT],) if root else expand(found)
+        if len(nodes) == 1:
+            return of_one(nodes[0], bindings, expand)
+        return [b for node in nodes for b in of_one(node, bindings, expand)]
 
-    def simple(node: Node, bindings: Bindings) -> Bindings | None:
+    def of_one(node: Any, bindings: Bindings, expand: Expand) -> list[Bindings]:
+        if type(node) is not cls:
+            return []
         for name, value in literals:
             if getattr(node, name) != value:
-                return None
-        bound = dict(bindings)
+                return []
+        first = dict(bindings)
         for name, variable in variables:
             found = getattr(node, name)
-            if bound.setdefault(variable, found) != found:
-                return None
+            if first.setdefault(variable, found) != found:
+                return []
+        bound = [first]
+        for name, matcher in parts:
+            found = getattr(node, name)
+            if len(bound) == 1:
+                bound = matcher(found, bound[0], expand)
+            else:
+                bound = [b for one in bound for b in matcher(found, one, expand)]
         return bound
-
-    def rest(node: Node, index: int, bindings: Bindings, expand: Expand) -> Iterator[Bindings]:
-        if index == len(parts):
-            yield bindings
-            return
-        name, matcher = parts[index]
-        for bound in matcher(getattr(node, name), bindings, expand):
-            yield from rest(node, index + 1, bound, expand)
 
     return match
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -60,29 +59,28 @@ _AGGREGATE: dict[str, Callable[..., Any]] = {
 }
 
 
-_CONSTANT: WeakKeyDictionary[Node, bool] = WeakKeyDictionary()
+_KNOWN = "is_constant"
+"""Where a node keeps what was found of it; the plans of a process share most nodes."""
 
 
 def is_constant(node: Node) -> bool:
     """Whether all leaves below are Const or Domain. Iterative, since plans are deep."""
-    found = _CONSTANT.get(node)
+    found: bool | None = node.__dict__.get(_KNOWN)
     if found is not None:
         return found
     stack = [node]
     while stack:
         top = stack[-1]
-        if top in _CONSTANT:
-            stack.pop()
-        elif not top.inputs:
-            _CONSTANT[top] = isinstance(top, (Const, Domain))
-        elif any(_CONSTANT.get(source) is False for source in top.inputs):
-            _CONSTANT[top] = False
+        known = [source.__dict__.get(_KNOWN) for source in top.inputs]
+        if not known:
+            top.__dict__[_KNOWN] = isinstance(top, (Const, Domain))
+        elif False in known or None not in known:
+            top.__dict__[_KNOWN] = False not in known
         else:
-            unknown = [source for source in top.inputs if source not in _CONSTANT]
-            stack.extend(unknown)
-            if not unknown:
-                _CONSTANT[top] = True
-    return _CONSTANT[node]
+            stack += [source for source in top.inputs if _KNOWN not in source.__dict__]
+            continue
+        stack.pop()
+    return bool(node.__dict__[_KNOWN])
 
 
 def is_foldable(node: Node) -> bool:

@@ -7,6 +7,7 @@ that out needs no bindings, and takes a small part of the time that a search for
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from kqo.ir.nodes import OPERATORS, Node
@@ -14,6 +15,9 @@ from kqo.lang import ast
 
 Expand = Callable[[Node], tuple[Node, ...]]
 Possible = Callable[[Any, Expand], bool]
+
+KIND = {"Join": "combine", "Group": "agg", "Physical": "form"}
+"""The field that tells what a node of an operator does."""
 
 
 def possible(
@@ -40,6 +44,20 @@ def possible(
     if isinstance(pattern, (ast.Literal, ast.Empty)):
         wanted = () if isinstance(pattern, ast.Empty) else value(pattern)
         return lambda found, expand: bool(found == wanted)
+    return None
+
+
+def at_root(pattern: ast.Pattern, value: Callable[[ast.Literal], Any]) -> Possible | None:
+    """What :func:`possible` asks of the node itself, of its operator and its :data:`KIND` only."""
+    if isinstance(pattern, ast.Bind):
+        return at_root(pattern.pattern, value)
+    if isinstance(pattern, ast.AnyOf):
+        options = [at_root(option, value) for option in pattern.options]
+        known = [option for option in options if option is not None]
+        return _either(known) if len(known) == len(options) else None
+    if isinstance(pattern, ast.NodePattern):
+        kind = tuple(field for field in pattern.fields if field.field == KIND.get(pattern.op))
+        return _node(replace(pattern, fields=kind), value, root=True)
     return None
 
 

@@ -16,6 +16,7 @@ from kqo.ir.nodes import Node, Overlay, Saved, walk
 from kqo.ir.plan import Array, Origin, Plan
 from kqo.lang.compile import CompiledRule
 from kqo.lang.context import Context
+from kqo.lang.index import RuleIndex
 from kqo.lang.ruleset import RuleSet
 from kqo.rewrite.trace import Trace
 
@@ -115,13 +116,10 @@ class _Explorer:
             self.memo.alternatives,
             layer=self._layer,
         )
-        self._by_root: dict[str, list[CompiledRule]] = {}
         self._by_inner: dict[str, list[tuple[int, CompiledRule]]] = {}
-        for rule in rules.family(*_ADDING):
-            if not rule.enabled(parameters):
-                continue
-            for op in rule.roots:
-                self._by_root.setdefault(op, []).append(rule)
+        adding = [rule for rule in rules.family(*_ADDING) if rule.enabled(parameters)]
+        self._rules = RuleIndex(adding)
+        for rule in adding:
             for op, depth in sorted(rule.inner):
                 self._by_inner.setdefault(op, []).append((depth, rule))
         self._prunes = [r for r in rules.family("prune") if r.enabled(parameters)]
@@ -211,7 +209,7 @@ class _Explorer:
         memo._home.setdefault(node, home)
         for source in dict.fromkeys(node.inputs):
             memo._parents.setdefault(source, []).append((home, node))
-        for known in self._by_root.get(node.op, ()):
+        for known in self._rules.at(node):
             self._enqueue(home, node, known)
 
     def _add(self, home: Node, made: Node, rule: CompiledRule) -> None:

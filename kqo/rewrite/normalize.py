@@ -9,7 +9,7 @@ than too low, since nodes that fell out of use still count.
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from kqo.errors import RuleError
@@ -18,6 +18,7 @@ from kqo.ir.nodes import Const, Node, walk
 from kqo.ir.plan import Origin, Plan
 from kqo.lang.compile import CompiledRule
 from kqo.lang.context import Context
+from kqo.lang.index import RuleIndex
 from kqo.lang.ruleset import RuleSet
 from kqo.rewrite.trace import Trace
 
@@ -75,10 +76,7 @@ class _Engine:
         self.context = Context(self._readers, known=plan.constants)
         self._check = check
         self._plan = plan
-        self._rules: dict[str, list[CompiledRule]] = {}
-        for rule in rules:
-            for op in rule.roots:
-                self._rules.setdefault(op, []).append(rule)
+        self._rules = RuleIndex(rules)
         size = sum(1 for _ in plan.nodes())
         self._budget = budget if budget is not None else 1000 + 50 * size
         self._settled: set[Node] = set()
@@ -86,11 +84,12 @@ class _Engine:
 
     def _begin(self, roots: Iterable[Node]) -> None:
         """Count readers afresh, and forget the normal forms of the last pass."""
-        self._uses: Counter[Node] = Counter(roots)
+        self._uses: defaultdict[Node, int] = defaultdict(int, Counter(roots))
         self._counted: set[Node] = set()
         for node in walk(*self._uses):
             self._counted.add(node)
-            self._uses.update(node.inputs)
+            for source in node.inputs:
+                self._uses[source] += 1
         self._done: dict[Node, Node] = {}
         self._links: dict[Node, Node] = {}
         self._fired: dict[Node, str] = {}
@@ -169,7 +168,7 @@ class _Engine:
     def _replace(self, node: Node) -> Node | None:
         """The first replacement that a rule has, in the order of rule names."""
         self.context.consulted = False
-        for rule in self._rules.get(node.op, ()):
+        for rule in self._rules.at(node):
             for made in rule.apply(node, self.context):
                 self._note(rule, node, made)
                 return made
@@ -222,6 +221,8 @@ class _Engine:
         """Origins of new nodes: that of the deepest matched node of the same operator, so that a
         convolution which took in a scale is still called by its own layer; else the root's.
         """
+        if not new:
+            return
         kept = {source for made in new for source in made.inputs} - set(new)
         by_operator: dict[str, Origin] = {}
         level = [node]

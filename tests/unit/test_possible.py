@@ -12,6 +12,7 @@ from kqo.ir.nodes import Const, Group, Join, Map, Node, Scan
 from kqo.ir.scalar import RELU
 from kqo.ir.schema import axes_of
 from kqo.lang.compile import CompiledRule, itself
+from kqo.lang.index import RuleIndex
 from kqo.lang.ruleset import compile_text, load_rules
 from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
@@ -46,6 +47,7 @@ def test_what_may_not_match_does_not(stages) -> None:
             may = rule._possible is None or rule._possible(node, expand)
             count = _found(rule, node, expand)
             assert may or not count, f"{rule.name}: {node}"
+            assert rule.starts_at(node) or not may, f"{rule.name}: {node}"
             passed, refused, matched = passed + may, refused + (not may), matched + bool(count)
     assert matched <= passed < refused
 
@@ -75,3 +77,36 @@ def test_options_lists_and_literals() -> None:
     assert not rule._possible(Group(shifted, ("c",), "sum"), itself)
     assert not rule._possible(Group(window, ("c",), "sum"), itself)
     assert rule._possible(Group(x, ("c",), "sum"), lambda node: (node, scaled))  # an alternative
+
+
+KINDS = """
+## Sums are of sums, or of maps.
+rule Sums exact {
+  match   $n @ (Group(input: $x, agg: sum) | Map(input: $x))
+  replace $x
+}
+
+## Joins are of any kind, below a group of one kind.
+rule Joins exact {
+  match   Group(input: Join(left: $x, combine: left), agg: $a @ (max | min))
+  replace $x
+}
+
+## Any of all groups.
+rule Any exact {
+  match   Group(input: $x)
+  replace $x
+}
+"""
+
+
+def test_rules_are_found_by_what_a_node_does() -> None:
+    index = RuleIndex(compile_text(KINDS))
+    x = Scan("x", axes_of(c=2, y=2))
+    found = {
+        agg: [rule.name for rule in index.at(Group(x, ("c",), agg))]
+        for agg in ("sum", "max", "mean", "sum")
+    }
+    assert found == {"sum": ["Any", "Sums"], "max": ["Any", "Joins"], "mean": ["Any"]}
+    assert [rule.name for rule in index.at(Map(x, RELU))] == ["Sums"]
+    assert index.at(x) == index.at(Join(x, x, (), (), "left")) == []
