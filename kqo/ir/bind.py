@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from kqo.errors import PlanError
 from kqo.ir.boxes import Boxes, clip, everything, image, project, regroup, shift, union
@@ -28,7 +28,7 @@ class Known(dict[Region, Boxes]):
     def __init__(self) -> None:
         super().__init__()
         self._alike: dict[tuple[object, ...], list[Boxes]] = {}
-        self._projected: dict[tuple[Boxes, tuple[str, ...]], Boxes] = {}
+        self._made: dict[tuple[object, ...], Boxes] = {}
 
     def one(self, boxes: Boxes) -> Boxes:
         """The boxes, or equal ones that were given before."""
@@ -39,18 +39,24 @@ class Known(dict[Region, Boxes]):
             alike.append(boxes)
         return found or boxes
 
+    def once(self, make: Callable[..., Boxes], boxes: Boxes, *given: object) -> Boxes:
+        """What is made of boxes, made once for the same ones: layers of one kind that read the same
+        region have the same regions."""
+        key = make, boxes, given
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = self.one(make(boxes, *given))
+        return found
+
     def project(self, boxes: Boxes, axes: tuple[str, ...]) -> Boxes:
         """:func:`kqo.ir.boxes.project`, done once for the same boxes."""
-        key = boxes, axes
-        if key not in self._projected:
-            self._projected[key] = self.one(project(boxes, axes))
-        return self._projected[key]
+        return self.once(project, boxes, axes)
 
     def clear(self) -> None:
         """Forget all boxes."""
         super().clear()
         self._alike.clear()
-        self._projected.clear()
+        self._made.clear()
 
 
 def bind(
@@ -71,28 +77,38 @@ def bind(
     found = known.get(region)
     if found is not None:
         return found
+    one = known.one if isinstance(known, Known) else _as_it_is
+    once = known.once if isinstance(known, Known) else _anew
     if isinstance(region, Changed):
         if region.relation not in changed:
             raise PlanError(f"no positions are given for the region relation of {region.relation}")
-        found = changed[region.relation]
+        found = one(changed[region.relation])
     elif isinstance(region, Everything):
         queries = next(iter(changed.values())).queries
-        found = everything(region.into, queries)
+        found = one(everything(region.into, queries))
     elif isinstance(region, Either):
-        found = union([bind(part, changed, known) for part in region.of])
+        found = one(union([bind(part, changed, known) for part in region.of]))
     else:
         inner = bind(region.of, changed, known)
         if isinstance(region, Image):
-            found = image(inner, region.on, region.taps, region.into)
+            found = once(image, inner, region.on, region.taps, region.into)
         elif isinstance(region, Shift):
-            found = shift(inner, region.axis, region.offset)
+            found = once(shift, inner, region.axis, region.offset)
         elif isinstance(region, Regroup):
-            found = regroup(inner, region.source, region.order, region.into)
+            found = once(regroup, inner, region.source, region.order, region.into)
         elif isinstance(region, Clip):
-            found = clip(inner, region.tau, region.into)
+            found = once(clip, inner, region.tau, region.into)
         elif isinstance(region, Shrink):
             found = inner  # all that is known without values
         else:
             raise PlanError(f"unknown region {region!r}")
-    known[region] = found = known.one(found) if isinstance(known, Known) else found
+    known[region] = found
     return found
+
+
+def _as_it_is(boxes: Boxes) -> Boxes:
+    return boxes
+
+
+def _anew(make: Callable[..., Boxes], boxes: Boxes, *given: object) -> Boxes:
+    return make(boxes, *given)

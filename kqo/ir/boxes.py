@@ -53,8 +53,14 @@ class Boxes:
         return _filled(self.lo, self.hi)
 
     def volume(self) -> Ints:
-        """Keys per query, shape (queries,); right only where boxes are disjoint."""
-        return np.asarray(_volumes(self.lo, self.hi).sum(axis=1), dtype=np.int64)
+        """Keys per query, shape (queries,), read-only; right only where boxes are disjoint."""
+        return self._volume
+
+    @cached_property
+    def _volume(self) -> Ints:
+        found = np.asarray(_volumes(self.lo, self.hi).sum(axis=1), dtype=np.int64)
+        found.flags.writeable = False
+        return found
 
     def same(self, other: Boxes) -> bool:
         """Whether both have the same boxes in the same order over the same axes."""

@@ -97,3 +97,30 @@ def test_equal_boxes_are_one_object_and_have_one_shadow() -> None:
     assert known.project(found[0], ("y",)) is known.project(other, ("y",))
     known.clear()
     assert not known
+
+
+def test_what_is_made_of_the_same_boxes_is_made_once() -> None:
+    asked: list[tuple[Boxes, str, int]] = []
+
+    def moved(boxes: Boxes, axis: str, offset: int) -> Boxes:
+        asked.append((boxes, axis, offset))
+        return shift(boxes, axis, offset)
+
+    known, one = Known(), _boxes([(0, 2, 3, 5)])
+    found = known.once(moved, one, "c", 2)
+    assert known.once(moved, one, "c", 2) is found
+    assert asked == [(one, "c", 2)]
+    assert known.once(moved, one, "c", 3) is not found
+    assert known.once(shift, one, "c", 2) is found  # equal to what is there
+    assert known.once(moved, _boxes([(0, 2, 3, 6)]), "c", 2) is not found
+    known.clear()
+    assert known.once(moved, one, "c", 2).same(found)
+    assert len(asked) == 4
+
+
+def test_volumes_are_counted_once_and_kept() -> None:
+    boxes = _boxes([(0, 2, 3, 5), (2, 3, 3, 4)], [(1, 2, 0, 4)])
+    assert boxes.volume().tolist() == [5, 4]
+    assert boxes.volume() is boxes.volume()
+    with pytest.raises(ValueError, match="read-only"):
+        boxes.volume()[0] = 0
