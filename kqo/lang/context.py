@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from kqo.errors import StalePlanError
 from kqo.ir.folded import Constants, releasable
 from kqo.ir.nodes import Const, Node, walk
 from kqo.ir.plan import Array
@@ -105,4 +106,11 @@ class Context:
             return lambda: evaluate_as(dtype, folded[name], known, folded, {})
 
         found = self.values(names, known, dtype).items()
-        return Constants({name: releasable(name, value, again(name)) for name, value in found})
+        return Constants({n: releasable(n, value, again(n), _trained_on) for n, value in found})
+
+
+def _trained_on(name: str) -> StalePlanError:
+    return StalePlanError(
+        f"what the plan's {name} was folded from was changed in place after the model was compiled",
+        hint="compile it again",
+    )

@@ -24,7 +24,7 @@ def give_back() -> None:
 
 
 def release(constants: Constants) -> None:
-    """Free the memory of constants that can be computed again."""
+    """Free the memory of constants that can be had again."""
     constants.release()
     give_back()
 

@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 
 from kqo.errors import PlanError, PlanFileError
+from kqo.ir.folded import Constants
 from kqo.ir.nodes import Node, Opaque
 from kqo.ir.plan import Array, Origin, Plan
 from kqo.ir.text import format_plan, parse_plan
 from kqo.ir.verify import verify
 from kqo.runtime.planfile_checks import check_plan, check_text, printable
+from kqo.runtime.tensors import POSSIBLE, Tensors
 
 FORMAT = "kqo-plan"
 VERSION = 1
@@ -146,7 +148,7 @@ def reason(error: BaseException) -> str:
     return said if len(said) <= 300 else f"{said[:300]}..."
 
 
-def _read(name: str) -> tuple[Mapping[str, str], dict[str, Array]]:
+def _read(name: str) -> tuple[Mapping[str, str], Constants]:
     from safetensors import safe_open
 
     try:
@@ -160,14 +162,17 @@ def _read(name: str) -> tuple[Mapping[str, str], dict[str, Array]]:
                     f"{name}: version {given} of the format; this kqo reads version {VERSION}",
                     hint="compile the model again",
                 )
-            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            keys = list(file.keys())
+            if not POSSIBLE:
+                return metadata, Constants({key: file.get_tensor(key) for key in keys})
+        return metadata, Tensors(name).constants(keys)
     except PlanFileError:
         raise
     except Exception as error:
         raise PlanFileError(f"{name}: damaged, or not a plan file ({reason(error)})") from None
 
 
-def _plan(text: str, constants: dict[str, Array], values: dict[str, Any], name: str) -> Plan:
+def _plan(text: str, constants: Constants, values: dict[str, Any], name: str) -> Plan:
     check_text(text)
     plan = parse_plan(text, constants, file=name)
     verify(plan)

@@ -1,4 +1,4 @@
-"""Folded constants are not kept once steps have kernels, and are the same when asked again."""
+"""Releasable constants are not kept once steps have kernels, and are the same when asked again."""
 
 import gc
 import json
@@ -14,8 +14,9 @@ from torch import nn
 
 import kqo
 from kqo.bench.memory import resident
-from kqo.errors import StalePlanError
-from kqo.ir.folded import RELEASED, Constants, Folded, releasable
+from kqo.errors import KqoError, PlanFileError, StalePlanError
+from kqo.ir.folded import RELEASED, Constants, Releasable, releasable
+from kqo.runtime import planfile, tensors
 from kqo.runtime.heap import LARGE, give_back
 from kqo.runtime.workspace import Workspace
 
@@ -87,13 +88,59 @@ def test_what_is_made_of_a_plan_after_a_run_is_as_before(tmp_path) -> None:
     assert np.isnan(plan.run(spread).scores).any()
 
 
-def test_a_file_s_plan_has_nothing_to_compute_constants_from_and_keeps_them(tmp_path) -> None:
+@pytest.mark.parametrize("possible", [True, False])
+def test_constants_of_a_file_s_plan_are_read_again(
+    possible: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planfile, "POSSIBLE", possible and tensors.POSSIBLE)
     plan = plan_of(model_of())
-    plan.save(tmp_path / "plan.kqo")
-    loaded = kqo.load(tmp_path / "plan.kqo")
-    loaded.run(IMAGE)
+    path = tmp_path / "plan.kqo"
+    plan.save(path)
+    wanted = contents(path)
+    loaded = kqo.load(path)
+    scores = loaded.run(IMAGE, verify=2).scores
+    np.testing.assert_array_equal(scores, plan.run(IMAGE).scores)
+    assert released(loaded) == (2 if possible and tensors.POSSIBLE else 0)
     loaded.save(tmp_path / "again.kqo")
-    assert contents(tmp_path / "plan.kqo") == contents(tmp_path / "again.kqo")
+    assert contents(tmp_path / "again.kqo") == wanted
+    plan_of(model_of().double().float().apply(doubled)).save(path)  # takes the name only
+    loaded.save(tmp_path / "again.kqo")
+    assert contents(tmp_path / "again.kqo") == wanted != contents(path)
+    path.unlink()
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(loaded)).run(IMAGE).scores, scores)
+
+
+def doubled(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        module.weight.data *= 2
+
+
+def released(plan: kqo.CompiledPlan) -> int:
+    held = plan.logical.constants._held.values()
+    return sum(isinstance(each, Releasable) and each._value is None for each in held)
+
+
+@pytest.mark.skipif(not tensors.POSSIBLE, reason="files are read once")
+def test_a_file_that_was_written_over_in_place_is_noticed(tmp_path: Path) -> None:
+    plan = plan_of(model_of())
+    path = tmp_path / "plan.kqo"
+    plan.save(path)
+    loaded = kqo.load(path)
+    wanted = loaded.run(IMAGE).scores
+    data = path.read_bytes()
+    with path.open("r+b") as file:
+        file.seek(-200_000, 2)
+        file.write(bytes(150_000))
+    with pytest.raises(PlanFileError, match=r"plan\.kqo: '.*' was changed in the file after"):
+        loaded.save(tmp_path / "again.kqo")
+    assert not (tmp_path / "again.kqo").exists()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(PlanFileError, match="damaged: it ends early"):
+        loaded.save(tmp_path / "again.kqo")
+    np.testing.assert_array_equal(loaded.run(IMAGE).scores, wanted)
+    path.write_bytes(data)
+    loaded.save(tmp_path / "again.kqo")
+    assert contents(path) == contents(tmp_path / "again.kqo")
 
 
 def test_training_in_place_that_nothing_else_notices_is_noticed_when_kernels_are_folded() -> None:
@@ -112,7 +159,7 @@ def test_training_in_place_that_nothing_else_notices_is_noticed_when_kernels_are
 
 
 def large_names(plan: kqo.CompiledPlan) -> list[str]:
-    return [n for n, v in plan.logical.constants._held.items() if isinstance(v, Folded)]
+    return [n for n, v in plan.logical.constants._held.items() if isinstance(v, Releasable)]
 
 
 def test_several_threads_are_given_equal_values() -> None:
@@ -122,7 +169,7 @@ def test_several_threads_are_given_equal_values() -> None:
         made.append(1)
         return np.arange(40_000, dtype=np.float32)
 
-    folded = Folded("kernel", again(), again)
+    folded = Releasable("kernel", again(), again, KqoError)
     folded.release()
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: folded.value(), range(50)))
@@ -140,8 +187,8 @@ def test_constants_share_what_is_folded_and_compute_nothing_unasked() -> None:
         count.append(1)
         return np.ones(RELEASED, dtype=np.float32)
 
-    value = releasable("b", again(), again)
-    assert isinstance(value, Folded)
+    value = releasable("b", again(), again, KqoError)
+    assert isinstance(value, Releasable)
     first = Constants({"a": np.zeros(1), "b": value, "c": np.zeros(2)})
     some = Constants(first, {"c": np.ones(2), "d": np.ones(3)}, names={"b", "c"})
     first.release()
@@ -164,10 +211,16 @@ def test_only_what_frees_memory_is_released() -> None:
         raise AssertionError
 
     small, whole = np.ones(10, np.float32), np.ones(1 << 17, np.float32)
-    assert releasable("k", small, again) is small
+    assert releasable("k", small, again, KqoError) is small
     view = whole[1:]
-    assert releasable("k", view, again) is view
-    assert isinstance(releasable("k", whole, again), Folded)
+    assert releasable("k", view, again, KqoError) is view
+    del view
+    made = releasable("k", whole, again, KqoError)
+    assert isinstance(made, Releasable)
+    reader = whole.reshape(2, -1).T  # as steps read large kernels
+    del whole
+    made.release()
+    assert made._value is made.value() is reader.base
 
 
 def test_scratch_that_grows_gives_back_what_it_had() -> None:
