@@ -1,8 +1,9 @@
-"""Values that an object finds out when it is first asked, and keeps."""
+"""Values that are found out when an object is first asked, and that it keeps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, Generic, TypeVar, overload
 
 T = TypeVar("T")
@@ -32,3 +33,18 @@ class lazily(Generic[T]):
             return self
         found = instance.__dict__[self._name] = self._find(instance)
         return found
+
+
+def kept(find: Callable[[Any], T]) -> Callable[[Any], T]:
+    """A function of an object that keeps what was found, so that no table of objects is needed."""
+    name = f"{find.__module__}.{find.__qualname__}"
+
+    @wraps(find)
+    def ask(of: Any) -> T:
+        known = of.__dict__
+        if name not in known:
+            known[name] = find(of)
+        found: T = known[name]
+        return found
+
+    return ask

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from kqo.errors import PlanError
 from kqo.ir.equations import Affine, Condition, Ranged, equal
+from kqo.ir.lazy import kept
 from kqo.ir.nodes import Domain, Group, Join, Node, Physical
 from kqo.ir.schema import Axes, Axis, features, is_position, names, positions, size, without_query
 
@@ -111,6 +112,7 @@ def window_of(
     )
 
 
+@kept
 def roles(node: Node) -> Window:
     """The window of a Group, over a Join or not, of a bare Join, or of a Physical node."""
     if isinstance(node, Physical):

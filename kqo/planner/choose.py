@@ -55,7 +55,6 @@ class Candidate:
 
     form: str
     node: Node
-    rule: str
 
     @cached_property
     def sources(self) -> list[Node | None]:
@@ -202,21 +201,23 @@ class Chooser:
             if self.is_sliced(alternative):
                 continue
             if isinstance(alternative, Domain):
-                found.append(Candidate("plain", alternative, ""))
+                found.append(Candidate("plain", alternative))
             elif isinstance(alternative, Physical):
                 if alternative.form == "additive" and self.overlay(alternative.input) is None:
                     continue  # its input is stored in full, so that there is nothing to subtract
-                found.append(Candidate(alternative.form, alternative, self._form_rule(alternative)))
+                found.append(Candidate(alternative.form, alternative))
             elif isinstance(alternative, Opaque):
-                found.append(Candidate("opaque", alternative, ""))
+                found.append(Candidate("opaque", alternative))
             elif isinstance(alternative, (Rekey, Union)) or (
                 isinstance(alternative, (Group, Map, Join)) and has_plain_form(alternative)
             ):
-                found.append(Candidate("plain", alternative, ""))
+                found.append(Candidate("plain", alternative))
         return found
 
-    def _form_rule(self, node: Physical) -> str:
-        """Name of the rule that added the form, before others fused an epilogue into it."""
+    def form_rule(self, node: Node) -> str:
+        """Name of the rule that added a form, before others fused an epilogue into it."""
+        if not isinstance(node, Physical):
+            return ""
         parts = concatenated(node)[1:] if node.form == CONCAT else ()
         bare = replace(node, tail=Var("v"), operands=parts)
         return self.memo.rule_of(bare) or self.memo.rule_of(node) or ""
@@ -440,7 +441,7 @@ class Chooser:
                 delta,
                 once or not delta,
                 sources,
-                candidate.rule,
+                self.form_rule(candidate.node),
             )
         )
 

@@ -39,7 +39,7 @@ class _Preferring(Chooser):
     preferred = ""
 
     def _own_cost(self, node: Node, candidate: Candidate, rows: int) -> float:
-        return 0.0 if candidate.rule == self.preferred else 1.0
+        return 0.0 if self.form_rule(candidate.node) == self.preferred else 1.0
 
 
 def boxes_of(axes: Axes, regions: Sequence[Sequence[Box]]) -> Boxes:

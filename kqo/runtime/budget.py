@@ -25,8 +25,10 @@ def check_budget(memory: int | None, engine: _Needy, batch: int | None = None) -
     Raises:
         ArgumentError: one query at a time takes more, or the batch that was asked for.
     """
+    if memory is None:
+        return
     needed = engine.least_bytes if batch is None else engine.planned_bytes
-    if memory is not None and needed > memory:
+    if needed > memory:
         queries = "one query at a time takes" if batch is None else f"batches of {batch} take"
         accepted = f"at least {needed} bytes, which the views and {queries}"
         raise ArgumentError("memory", f"{memory} bytes", accepted)

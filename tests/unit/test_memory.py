@@ -9,6 +9,7 @@ import torch
 import kqo
 from kqo import zoo
 from kqo.errors import ArgumentError
+from kqo.runtime.budget import check_budget
 
 IMAGE = np.random.default_rng(0).normal(size=(3, 64, 64)).astype(np.float32)
 
@@ -35,6 +36,23 @@ def test_a_batch_that_the_budget_does_not_hold_is_an_error() -> None:
     large = kqo.compile(model, example, asked, kqo.Options(memory=memory, batch=96, threads=1))
     with pytest.raises(ArgumentError, match=f"memory: got {memory} bytes; .* batches of 96 take"):
         large.run(IMAGE)
+
+
+class Unasked:
+    """An engine that must not be asked, since that takes long for many queries."""
+
+    @property
+    def least_bytes(self) -> int:
+        raise AssertionError
+
+    planned_bytes = least_bytes
+
+
+def test_without_a_budget_nothing_is_worked_out() -> None:
+    check_budget(None, Unasked())
+    check_budget(None, Unasked(), 8)
+    with pytest.raises(AssertionError):
+        check_budget(1, Unasked())
 
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet18", "densenet121"])

@@ -9,7 +9,7 @@ import pytest
 
 from kqo.ir.equations import equal
 from kqo.ir.intern import _INTERNED
-from kqo.ir.lazy import lazily
+from kqo.ir.lazy import kept, lazily
 from kqo.ir.nodes import OPERATORS, Const, Group, Join, Node, Opaque, Scan, Union
 from kqo.ir.region import Changed
 from kqo.ir.scalar import V
@@ -91,3 +91,21 @@ def test_what_is_found_lazily_is_found_once() -> None:
     one, other = Counted(), Counted()
     assert (one.found, one.found, one.times, other.times) == (1, 1, 1, 0)
     assert Counted.found.__doc__ == "What is found."
+
+
+def test_what_a_function_found_is_kept_by_the_object() -> None:
+    asked: list[Node] = []
+
+    def width(node: Node) -> int | None:
+        """What it says."""
+        asked.append(node)
+        return dict(node.schema).get("c")
+
+    def height(node: Node) -> int | None:
+        return dict(node.schema).get("y")
+
+    wide, tall = kept(width), kept(height)
+    assert [wide(X), tall(X), wide(W), tall(W), wide(X), tall(W)] == [2, 3, 2, None, 2, None]
+    assert asked == [X, W]
+    assert wide.__doc__ == "What it says."
+    assert pickle.loads(pickle.dumps(X)) is X
