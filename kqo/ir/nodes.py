@@ -141,18 +141,23 @@ class Join(Node):
     combine: str
 
     def _axes(self) -> Axes:
-        bound = {condition.axis for condition in self.on}
-        right = without_query(self.right.schema)
-        new = {axis.name: axis for axis in (*right, *self.axes)}
-        out: dict[str, Axis] = {}
-        for axis in without_query(self.left.schema):
-            if axis.name not in bound:
-                out[axis.name] = axis
-            elif axis.name in new:
-                out[axis.name] = new[axis.name]
-        for axis in (*right, *self.axes):
-            out.setdefault(axis.name, axis)
-        return tuple(out.values())
+        return _joined(self.left.schema, self.right.schema, self.on, self.axes)
+
+
+def _joined(left: Axes, right: Axes, on: tuple[Condition, ...], declared: Axes) -> Axes:
+    """Axes of a join of relations with these axes."""
+    left, new = without_query(left), (*without_query(right), *declared)
+    out = {axis.name: axis for axis in left}
+    if on:
+        bound, named = {condition.axis for condition in on}, {axis.name: axis for axis in new}
+        out = {
+            name: named[name] if name in bound else axis
+            for name, axis in out.items()
+            if name not in bound or name in named
+        }
+    for axis in new:
+        out.setdefault(axis.name, axis)
+    return tuple(out.values())
 
 
 class Group(Node):
@@ -167,11 +172,16 @@ class Group(Node):
     agg: str
 
     def _axes(self) -> Axes:
-        found = {axis.name: axis for axis in self.input.schema}
-        missing = [name for name in self.by if name not in found]
-        if missing:
-            raise PlanError(f"Group by {missing[0]}: the input has axes {names(self.input.schema)}")
-        return tuple(found[name] for name in self.by)
+        return _grouped(self.input.schema, self.by)
+
+
+def _grouped(axes: Axes, by: tuple[str, ...]) -> Axes:
+    """Axes of a group-by."""
+    found = {axis.name: axis for axis in axes}
+    missing = [name for name in by if name not in found]
+    if missing:
+        raise PlanError(f"Group by {missing[0]}: the input has axes {names(axes)}")
+    return tuple(found[name] for name in by)
 
 
 class Map(Node):
@@ -293,8 +303,8 @@ class Physical(Node):
     def _axes(self) -> Axes:
         if not self.agg:
             return self.axes
-        joined = Join(self.input, self.weight, self.on, self.axes, self.combine)
-        found = Group(joined, self.by, self.agg).schema
+        joined = _joined(self.input.schema, self.weight.schema, self.on, self.axes)
+        found = _grouped(joined, self.by)
         return merge_features(found) if self.form == GROUPED else found
 
 
