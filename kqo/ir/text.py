@@ -10,9 +10,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from kqo.ir.equations import Condition
+from kqo.ir.intern import Interned
 from kqo.ir.nodes import OPERATORS, Const, Domain, Node, Overlay, Scan, Slice, walk
 from kqo.ir.parse import parse_plan
 from kqo.ir.plan import Plan
@@ -36,6 +38,7 @@ _BARE = re.compile(r"[A-Za-z_][A-Za-z_0-9.]*\Z")
 _RESERVED = frozenset(OPERATORS) | {"plan", "return"}
 
 
+@lru_cache(maxsize=4096)
 def format_name(name: str) -> str:
     """The name as it stands, or quoted where it is no identifier or a word of the grammar."""
     bare = _BARE.match(name) and name not in _RESERVED
@@ -108,13 +111,13 @@ _PLAIN: dict[str, Callable[[Any], str]] = {
 
 
 def _format_field(name: str, value: Any, refer: Callable[[Any], str]) -> str:
-    if isinstance(value, (Node, Region)):
-        return refer(value)
-    if name in ("parts", "args", "operands", "of"):
-        return f"[{', '.join(map(refer, value))}]"
     if name in _PLAIN:
         return _PLAIN[name](value)
-    return format_name(value) if isinstance(value, str) else str(value)
+    if isinstance(value, str):
+        return format_name(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(refer, value))}]"
+    return refer(value) if isinstance(type(value), Interned) else str(value)
 
 
 def format_region(region: Region, labels: Mapping[Region, str] | None = None) -> str:

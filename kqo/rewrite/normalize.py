@@ -103,32 +103,32 @@ class _Engine:
 
     def _normal_form(self, goal: Node) -> None:
         """Fill in the normal form of the goal and all below it; iterative, since plans are deep."""
-        stack = [goal]
+        stack, done, links = [goal], self._done, self._links
         active: dict[Node, None] = {}
         while stack:
             node = stack[-1]
-            if node in self._done:
+            if node in done:
                 stack.pop()
                 continue
             active[node] = None
-            link = self._links.get(node)
+            link = links.get(node)
             if link is not None:
-                if link in self._done:
-                    self._done[node] = self._done[link]
+                if link in done:
+                    done[node] = done[link]
                     del active[node]
                     stack.pop()
                 else:
                     self._no_cycle(link, active)
                     stack.append(link)
                 continue
-            waiting = [source for source in node.inputs if source not in self._done]
+            waiting = [source for source in node.inputs if source not in done]
             if waiting:
                 for source in waiting:
                     self._no_cycle(source, active)
                 stack.extend(reversed(waiting))
                 continue
             self._step(node)
-            if node in self._done:
+            if node in done:
                 del active[node]
 
     def _no_cycle(self, node: Node, active: dict[Node, None]) -> None:
