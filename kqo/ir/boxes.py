@@ -293,7 +293,7 @@ def project(boxes: Boxes, axes: tuple[str, ...]) -> Boxes:
         none = np.zeros((boxes.queries, 1, 0), dtype=np.int64)
         return Boxes((), none, none)
     empty = ~boxes.filled
-    lo, hi = (np.stack([ends[:, :, i] for i in index], axis=2) for ends in (boxes.lo, boxes.hi))
+    lo, hi = boxes.lo[:, :, index], boxes.hi[:, :, index]
     lo[empty] = hi[empty] = 0
     return disjoint(_tidy(axes, lo, hi))
 
@@ -317,12 +317,15 @@ def _affine_intervals(
         return [(np.zeros_like(lo), np.full_like(hi, extent))]
     first = condition.scale * lo - condition.offset
     last = condition.scale * (hi - 1) - condition.offset
-    if math.prod(map(len, others)) > MOST_TAPS:
+    taps: Sequence[int] = ()
+    if math.prod(map(len, others)) <= MOST_TAPS:
+        taps = sorted({sum(combo) for combo in itertools.product(*others)}, reverse=True)
+    side_by_side = bool(taps) and condition.scale == 1 and taps[0] - taps[-1] == len(taps) - 1
+    if not taps or side_by_side:  # of so many, the hull; of taps without gaps, one interval
         shifts = [sum(min(r) for r in others), sum(max(r) for r in others)]
         start = -((shifts[1] - first) // step)
         end = (last - shifts[0]) // step + 1
         return [(np.clip(start, 0, extent), np.clip(end, 0, extent))]
-    taps = sorted({sum(combo) for combo in itertools.product(*others)}, reverse=True)
     found: Intervals = []
     reach = np.full(lo.shape, -1, dtype=np.int64)
     for tap in taps:
@@ -389,8 +392,9 @@ def image(boxes: Boxes, on: tuple[Condition, ...], taps: Axes, into: Axes) -> Bo
         per_axis.append(choices)
     lows, highs = [], []
     for combo in itertools.product(*per_axis):
-        lo = np.stack([c[0] for c in combo], axis=2) if combo else boxes.lo[:, :, :0]
-        hi = np.stack([c[1] for c in combo], axis=2) if combo else boxes.hi[:, :, :0]
+        lo, hi = np.empty((2, *boxes.lo.shape[:2], len(combo)), dtype=np.int64)
+        for i, (low, high) in enumerate(combo):
+            lo[:, :, i], hi[:, :, i] = low, high
         lows.append(lo)
         highs.append(hi)
     for ends in (*lows, *highs):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from kqo.ir.bind import Known, bind
-from kqo.ir.boxes import MOST_BOXES, Boxes, project, shift, union
+from kqo.ir.boxes import MOST_BOXES, Boxes, image, project, shift, union
+from kqo.ir.equations import Affine
 from kqo.ir.region import Changed, Either, Shift
 from kqo.ir.schema import Axis
 
@@ -124,3 +125,28 @@ def test_volumes_are_counted_once_and_kept() -> None:
     assert boxes.volume() is boxes.volume()
     with pytest.raises(ValueError, match="read-only"):
         boxes.volume()[0] = 0
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_reads_a_region_through_a_window(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    stride, dilation, scale = (int(n) for n in generator.choice([1, 1, 2, 3], 3))
+    taps, padding, extent = (int(n) for n in generator.integers([1, 0, 3], [6, 4, 12]))
+    terms = tuple((c, n) for c, n in ((stride, "y"), (dilation, "ky")) if generator.random() < 0.9)
+    condition = Affine("y", terms, -padding, scale)
+    ends = np.sort(generator.integers(0, 14, (9, 2, 1)), axis=1)  # some are empty
+    boxes = Boxes(("y",), *np.split(ends, 2, axis=1))
+    found = image(boxes, (condition,), (Axis("ky", taps),), (Axis("y", extent),))
+    named = {name: c for c, name in terms}
+    for query, (low, high) in enumerate(ends[:, :, 0].tolist()):
+        reads = {
+            y
+            for y, k in itertools.product(range(extent), range(taps))
+            for right in [named.get("y", 0) * y + named.get("ky", 0) * k - padding]
+            if right % scale == 0 and low <= right // scale < high
+        }
+        if "y" not in named:  # each key reads all that one does
+            reads = set(range(extent)) if low < high else set()
+        keys = {int(y) for (y,) in _keys(found)[query]}
+        assert keys >= reads
+        assert keys == reads or scale > 1
