@@ -17,7 +17,7 @@ from kqo.ir.nodes import OPERATORS, Node
 from kqo.ir.parse import parse_expression
 from kqo.lang import ast
 from kqo.lang.context import Context
-from kqo.lang.possible import Expand, Possible, at_root, possible, weight
+from kqo.lang.possible import Expand, Possible, at_root, operators_alone, possible, weight
 from kqo.lang.registry import builtins
 
 Bindings = dict[str, Any]
@@ -220,6 +220,8 @@ def _pattern(pattern: ast.Pattern, types: Types, root: bool = False) -> Matcher:
     if isinstance(pattern, ast.NodePattern):
         return _node(pattern, types, root)
     if isinstance(pattern, ast.AnyOf):
+        if root and (classes := operators_alone(pattern)):
+            return lambda _, bound, expand: [bound] if type(bound[_ROOT]) in classes else []
         found = [_pattern(option, types, root) for option in pattern.options]
         may = [possible(o, lambda literal: _value(literal, types), root) for o in pattern.options]
         return _any_of(list(zip(may, found, strict=True)), root)

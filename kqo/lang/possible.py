@@ -35,6 +35,8 @@ def possible(
     if isinstance(pattern, ast.NodePattern):
         return _node(pattern, value, root)
     if isinstance(pattern, ast.AnyOf):
+        if root and (classes := operators_alone(pattern)):
+            return lambda found, expand: type(found) in classes
         options = [possible(option, value, root) for option in pattern.options]
         known = [option for option in options if option is not None]
         return _either(known) if len(known) == len(options) else None
@@ -59,6 +61,13 @@ def at_root(pattern: ast.Pattern, value: Callable[[ast.Literal], Any]) -> Possib
         kind = tuple(field for field in pattern.fields if field.field == KIND.get(pattern.op))
         return _node(replace(pattern, fields=kind), value, root=True)
     return None
+
+
+def operators_alone(pattern: ast.AnyOf) -> frozenset[type[Node]]:
+    """The operators of a pattern that says nothing else, ``(Map() | Join())``; of others none."""
+    options = [o for o in pattern.options if isinstance(o, ast.NodePattern) and not o.fields]
+    alone = len(options) == len(pattern.options)
+    return frozenset(OPERATORS[option.op] for option in options) if alone else frozenset()
 
 
 def weight(pattern: ast.Pattern) -> int:

@@ -12,6 +12,7 @@ from kqo.ir.nodes import Const, Group, Join, Map, Node, Scan
 from kqo.ir.scalar import RELU
 from kqo.ir.schema import axes_of
 from kqo.lang.compile import CompiledRule, itself
+from kqo.lang.context import Context
 from kqo.lang.index import RuleIndex
 from kqo.lang.ruleset import compile_text, load_rules
 from kqo.rewrite.memo import explore
@@ -110,3 +111,24 @@ def test_rules_are_found_by_what_a_node_does() -> None:
     assert found == {"sum": ["Any", "Sums"], "max": ["Any", "Joins"], "mean": ["Any"]}
     assert [rule.name for rule in index.at(Map(x, RELU))] == ["Sums"]
     assert index.at(x) == index.at(Join(x, x, (), (), "left")) == []
+
+
+ALONE = """
+## Alone says what it is, and no more.
+rule Alone exact {
+  match   $n @ (Group() | Map())
+  where   is_const($n)
+  replace evaluate($n)
+}
+"""
+
+
+def test_operators_alone() -> None:
+    (rule,) = compile_text(ALONE)
+    x, k = Scan("x", axes_of(c=2, y=2)), Const("k", axes_of(c=2, y=2))
+    context = Context(lambda node: 1)
+    asked = [Group(k, ("c",), "sum"), Map(k, RELU), Map(x, RELU), Join(k, k, (), (), "mul"), k]
+    made = [list(rule.apply(node, context)) for node in asked]
+    assert [len(found) for found in made] == [1, 1, 0, 0, 0]
+    assert {node.op for found in made for node in found} == {"Const"}
+    assert [rule.starts_at(node) for node in asked] == [True, True, True, False, False]
