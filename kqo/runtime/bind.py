@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kqo.errors import PlanError
 from kqo.ir.equations import Condition, equal
 from kqo.ir.nodes import GROUPED, Domain, Node, Physical
-from kqo.ir.schema import Axes
+from kqo.ir.schema import Axes, shape, size
 from kqo.ir.window import Window, group_products, roles, tiling
 from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS
 from kqo.planner.physical import Step, Table
@@ -24,9 +24,11 @@ from kqo.runtime.rows import (
     Ints,
     Region,
     Source,
+    joined,
+    lookup,
 )
 from kqo.runtime.strips import has_strips, read_strips
-from kqo.runtime.templates import Templates
+from kqo.runtime.templates import FEWEST_NUMBERS, Reads, Templates
 from kqo.runtime.tiles import FEWEST_SHARED, Tiles, place
 from kqo.runtime.workspace import Input
 
@@ -330,10 +332,25 @@ class Binder:
         work = work * self.tables[step.table].columns // PRODUCTS
         tiles = place(out, window, sizes, per_tile, self.parts_of(work), before)
         source = self.source(step.sources[0], step.delta)
-        kinds = (
-            Input(buffer, self.templates.lookup(points, source, window.reads, wider, ZERO))
-            for points, wider in zip(tiles.points, tiles.layout.windows, strict=True)
-        )
+        numbers = self._tile_rows(tiles, source, window.reads)
         bound = Bound(target, (None, None, *operands), list(tiles.blocks), out)
-        bound.tiles, bound.kinds = tiles, tuple(kinds)
+        bound.tiles, bound.kinds = tiles, tuple(Input(buffer, rows) for rows in numbers)
         return bound
+
+    def _tile_rows(self, tiles: Tiles, source: Source, reads: Reads) -> list[Ints]:
+        """For each kind of tile the rows of its inputs."""
+        every = list(zip(tiles.points, tiles.layout.windows, strict=True))
+        if any(points.count * size(taps) >= FEWEST_NUMBERS for points, taps in every):
+            return [self.templates.lookup(p, source, reads, taps, ZERO) for p, taps in every]
+        # At once, as if all were large: of few tiles, calls take longer than the numbers.
+        points, taps = joined(tiles.points), max(tiles.layout.windows, key=size)
+        extents = shape(taps)
+        numbers = lookup(points, source, reads, taps, ZERO).reshape(points.count, *extents)
+        found: list[Ints] = []
+        done = 0
+        for own, fewer in every:
+            kept = tuple(slice(0, extent) for extent in shape(fewer))
+            rows = numbers[(slice(done, done + own.count), *kept)]
+            found.append(rows.reshape(own.count, size(fewer)))
+            done += own.count
+        return found

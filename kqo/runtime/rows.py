@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from kqo.errors import PlanError
 from kqo.ir.boxes import Boxes
 from kqo.ir.equations import Affine, Condition
 from kqo.ir.schema import Axes, names, shape
+from kqo.runtime.extents import cached_when_small
 
 Ints = NDArray[np.int64]
 Key = tuple[Ints, NDArray[np.bool_] | None]
@@ -72,6 +74,23 @@ class Points:
         return len(self.query)
 
 
+def joined(several: tuple[Points, ...]) -> Points:
+    """The points of several, one after the other."""
+    return Points(
+        several[0].positions,
+        np.concatenate([points.query for points in several]),
+        tuple(map(np.concatenate, zip(*(points.coordinates for points in several), strict=True))),
+    )
+
+
+@cached_when_small
+def _within(extent: tuple[int, ...]) -> Ints:
+    """Positions of a box that begins at 0, row-major, shape (axes, positions)."""
+    found: Ints = np.indices(extent, dtype=np.int64).reshape(len(extent), math.prod(extent))
+    found.flags.writeable = False
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Region:
     """The rows of a relation that a batch of queries has: the positions of its regions.
@@ -118,17 +137,13 @@ class Region:
     @cached_property
     def coordinates(self) -> tuple[Ints, ...]:
         """Position of each row along each axis, arrays of shape (rows,)."""
-        sizes = self.sizes.ravel()
-        box = np.repeat(np.arange(len(sizes)), sizes)
-        rest = np.arange(self.count, dtype=np.int64) - np.repeat(self.starts.ravel(), sizes)
-        lo = self.boxes.lo.reshape(len(sizes), -1)
-        extent = (self.boxes.hi - self.boxes.lo).reshape(len(sizes), -1)
-        found: list[Ints] = []
-        for axis in reversed(range(len(self.positions))):
-            width = extent[box, axis]
-            found.append(lo[box, axis] + rest % width)
-            rest = rest // width
-        return tuple(reversed(found))
+        boxes, rank = self.sizes.size, len(self.positions)
+        lo = self.boxes.lo.reshape(boxes, rank)
+        extents = np.maximum(self.boxes.hi - self.boxes.lo, 0).reshape(boxes, rank)
+        within = [_within(tuple(extent)) for extent in extents.tolist()]
+        local = np.concatenate([np.zeros((rank, 0), dtype=np.int64), *within], axis=1)
+        local += np.repeat(lo, self.sizes.ravel(), axis=0).T
+        return tuple(local)
 
     @cached_property
     def points(self) -> Points:
@@ -224,59 +239,52 @@ def lookup_keys(
 ) -> Ints:
     """As :func:`lookup`, for keys that are already known, broadcasting to (rows, *along)."""
     extents = shape(source.positions)
-    full = (out.count, *along)
-    linear: Ints = np.zeros((1,) * len(full), dtype=np.int64)
+    # NumPy's loops run along the last axis: there are many rows, and few taps.
+    turned = [(_rows_last(key), None if bad is None else _rows_last(bad)) for key, bad in keys]
     outside: NDArray[np.bool_] | None = None
-    for (key, missing), extent in zip(keys, extents, strict=True):
-        linear = linear * extent + key
+    for (key, missing), extent in zip(turned, extents, strict=True):
         bad = (key < 0) | (key >= extent)
         if missing is not None:
             bad = bad | missing
         if bad.any():
             outside = bad if outside is None else outside | bad
-    rows: Ints
     region = source.region
-    if region is None:
-        rows = linear + source.view
-    elif region.whole:
-        start = (region.starts[:, 0] + source.slot)[out.query]
-        rows = linear + start.reshape((-1,) + (1,) * len(along))
-    else:
-        if source.view < 0:
-            raise PlanError("a relation without a view is read outside its delta rows")
-        rows = linear + source.view
+    rows: Ints | int = source.view
+    if region is not None and region.whole:
+        rows = (region.starts[:, 0] + source.slot)[out.query]
+    elif region is not None and source.view < 0:
+        raise PlanError("a relation without a view is read outside its delta rows")
+    for i, (key, _) in enumerate(turned):
+        rows = rows + key * math.prod(extents[i + 1 :])
+    found: Ints = np.asarray(rows, dtype=np.int64)
+    if region is not None and not region.whole:
         for box in range(region.boxes.lo.shape[1]):
-            rows = _overlaid(rows, keys, out, region, box, source.slot, len(along))
+            found = _overlaid(found, turned, out.query, region, box, source.slot)
     if outside is not None:
-        rows = np.where(outside, missing_row, rows)
-    return np.ascontiguousarray(np.broadcast_to(rows, full)).reshape(out.count, math.prod(along))
+        found = np.where(outside, missing_row, found)
+    full = np.broadcast_to(found, (*along, out.count)).reshape(math.prod(along), out.count)
+    return np.ascontiguousarray(full.T)
+
+
+def _rows_last(values: NDArray[Any]) -> NDArray[Any]:
+    """Values of (rows, taps...) as (taps..., rows)."""
+    return np.ascontiguousarray(values.transpose(*range(1, values.ndim), 0))
 
 
 def _overlaid(
-    rows: Ints,
-    keys: list[Key],
-    out: Points,
-    region: Region,
-    box: int,
-    slot: int,
-    rank: int,
+    rows: Ints, keys: list[Key], query: Ints, region: Region, box: int, slot: int
 ) -> Ints:
     """The row numbers, with delta rows in place of view rows in one box of each query."""
-    inside: NDArray[np.bool_] | None = None
-    query = out.query
-    column = (-1,) + (1,) * rank
-    width = region.boxes.hi[:, box] - region.boxes.lo[:, box]
-    local: Ints = np.zeros((1,) * (rank + 1), dtype=np.int64)
+    lo = region.boxes.lo[:, box]
+    width = region.boxes.hi[:, box] - lo
+    inside: NDArray[np.bool_] = (region.sizes[:, box] > 0)[query]
+    local: Ints = (region.starts[:, box] + slot)[query]
     for axis, (key, _) in enumerate(keys):
-        offset = key - region.boxes.lo[query, box, axis].reshape(column)
-        extent = width[query, axis].reshape(column)
-        hit = (offset >= 0) & (offset < extent)
-        inside = hit if inside is None else inside & hit
-        local = local * extent + offset
-    start = (region.starts[:, box] + slot)[query].reshape(column)
-    filled = (region.sizes[:, box] > 0)[query].reshape(column)
-    inside = filled if inside is None else inside & filled
-    return np.where(inside, local + start, rows)
+        offset = key - lo[query, axis]
+        hit = (offset >= 0) & (offset < width[query, axis])
+        inside = inside & hit
+        local = local + offset * width[:, axis + 1 :].prod(axis=1)[query]
+    return np.where(inside, local, rows)
 
 
 def everything(positions: Axes, queries: int) -> Region:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kqo.ir.schema import Axis
 from kqo.ir.window import Window
 from kqo.ir.winograd import Sizes, cover, kinds, products
 from kqo.planner.cost import BLOCK_BYTES, FEWEST_TILES
+from kqo.runtime.extents import cached_when_small
 from kqo.runtime.rows import Grid, Ints, Points, Region
 
-Flags = NDArray[np.bool_]
 FEWEST_SHARED = 64
 """Rows or tiles of a part that one thread takes: each part reads the kernel."""
 
@@ -175,28 +175,82 @@ def place(
     return Tiles(layout, tuple(points))
 
 
+@dataclass(frozen=True, eq=False)
+class _Box:
+    """How a box of some extents is covered: strips of tiles at one place of the first axis.
+
+    Attributes:
+        large: large tiles along each axis.
+        grid: tiles along each axis.
+        kinds: of each tile, strip after strip, row-major.
+        begins: where each tile begins, shape (axes, tiles).
+        tile: of each row the tile.
+        inner: of each row the output of the tile.
+        strip_tiles: tiles of each strip.
+        strip_rows: rows of each strip.
+    """
+
+    large: tuple[int, ...]
+    grid: tuple[int, ...]
+    kinds: Ints
+    begins: Ints
+    tile: Ints
+    inner: Ints
+    strip_tiles: Ints
+    strip_rows: Ints
+
+
+@cached_when_small
+def _box(extent: tuple[int, ...], sizes: Sizes) -> _Box:
+    """The cover of a box of these extents."""
+    along = [_along(m, r, longest) for (m, r), longest in zip(sizes, extent, strict=True)]
+    large = tuple(int(a.counts[e, 0]) for a, e in zip(along, extent, strict=True))
+    grid = tuple(int(a.counts[e].sum()) for a, e in zip(along, extent, strict=True))
+    at = np.indices(grid).reshape(len(grid), -1)
+    begins = np.stack([a.begins[e, n] for a, e, n in zip(along, extent, at, strict=True)])
+    small = at >= np.array(large)[:, None]
+    numbers = np.zeros(at.shape[1], dtype=np.int64)
+    for number, kind in enumerate(kinds(sizes)):
+        numbers[(small == np.array(kind.small)[:, None]).all(axis=0)] = number
+    places = np.indices(extent).reshape(len(extent), -1)
+    tile = np.zeros(places.shape[1], dtype=np.int64)
+    inner = np.zeros(places.shape[1], dtype=np.int64)
+    which = [a.tile[e, place] for a, e, place in zip(along, extent, places, strict=True)]
+    for axis, (m, _) in enumerate(sizes):
+        tile = tile * grid[axis] + which[axis]
+        wide = m - (which[axis] >= large[axis])
+        begin = along[axis].begins[extent[axis], which[axis]]
+        inner = inner * wide + places[axis] - begin
+    heights = along[0].heights[extent[0], : grid[0]]
+    across, beside = math.prod(grid[1:]), math.prod(extent[1:])
+    tiles = np.full(grid[0], across, dtype=np.int64)
+    return _Box(large, grid, numbers, begins, tile, inner, tiles, heights * beside)
+
+
+def _joined(parts: list[Ints], axis: int = 0) -> Ints:
+    return np.concatenate(parts, axis=axis) if parts else np.zeros(0, dtype=np.int64)
+
+
 def _layout(extent: Ints, window: Window, sizes: Sizes, per_tile: int, parts: int) -> Layout:
     """Cover boxes with strips: all tiles of a box at one place of the first axis.
 
     The outputs of a strip are one run of rows, so that those of a block are one as well.
     """
     rank = len(sizes)
-    longest = extent.max(axis=0, initial=0)
-    along = [_along(m, r, int(w)) for (m, r), w in zip(sizes, longest, strict=True)]
-    large = np.stack([a.counts[extent[:, i], 0] for i, a in enumerate(along)], axis=1)
-    grid = np.stack([a.counts[extent[:, i]].sum(axis=1) for i, a in enumerate(along)], axis=1)
-    box, at = _numbered(grid)
-    local = [a.begins[extent[box, i], at[:, i]] for i, a in enumerate(along)]
-    small = at >= large[box]
+    found = [_box(tuple(one), sizes) for one in extent.tolist()]
+    counts = np.array([len(one.kinds) for one in found], dtype=np.int64)
+    box = np.repeat(np.arange(len(found)), counts)
+    kind = _joined([one.kinds for one in found])
+    local = _joined([one.begins for one in found], axis=1).reshape(rank, -1)
+    large = np.array([one.large for one in found], dtype=np.int64).reshape(-1, rank)
+    grid = np.array([one.grid for one in found], dtype=np.int64).reshape(-1, rank)
     every = kinds(sizes)
-    kind = np.zeros(len(box), dtype=np.int64)
     tile = np.array([m for m, _ in sizes])
     boxes, locals_, grids, windows = [], [], [], []
     for number, one in enumerate(every):
-        mine = (small == np.array(one.small)).all(axis=1)
-        kind[mine] = number
+        mine = np.flatnonzero(kind == number)
         boxes.append(box[mine])
-        locals_.append(tuple(local[i][mine] for i in range(rank)))
+        locals_.append(tuple(local[:, mine]))
         less = np.array(one.small)
         first = np.where(less, tile * large, 0)
         grids.append((first, tile - less, np.where(less, grid - large, large)))
@@ -204,18 +258,21 @@ def _layout(extent: Ints, window: Window, sizes: Sizes, per_tile: int, parts: in
         windows.append(
             tuple(Axis(a.name, next(extents) if a.extent != 1 else 1) for a in window.taps)
         )
-    cuts = _cut(grid, along[0].heights[extent[:, 0]], extent, per_tile, parts)
+    strips = [_joined([getattr(one, of) for one in found]) for of in ("strip_tiles", "strip_rows")]
+    cuts = _cut(np.cumsum(strips[0]), np.cumsum(strips[1]), per_tile, parts)
     ends = np.array([end for end, _ in cuts], dtype=np.int64)
     block = np.searchsorted(ends, np.arange(len(box)), side="right")
     areas = [int(np.prod([m - s for (m, _), s in zip(sizes, k.small, strict=True)])) for k in every]
-    tallies = np.zeros((len(cuts), len(every)), dtype=np.int64)
-    np.add.at(tallies, (block, kind), 1)
     # Tiles of a block by kind, and where the outputs of each begin.
-    order = np.lexsort((kind, block))
+    sorted_by = block * len(every) + kind
+    tallies = np.bincount(sorted_by, minlength=len(cuts) * len(every)).reshape(-1, len(every))
+    order = np.argsort(sorted_by, kind="stable")
     area = np.array(areas)[kind[order]]
     begins = np.empty(len(box), dtype=np.int64)
     begins[order] = np.cumsum(area) - area
     begins -= np.concatenate([[0], np.cumsum(tallies @ np.array(areas))])[block]
+    rows = [len(one.tile) for one in found]
+    tile_of = _joined([one.tile for one in found]) + np.repeat(np.cumsum(counts) - counts, rows)
     return Layout(
         extent,
         tuple(windows),
@@ -223,32 +280,20 @@ def _layout(extent: Ints, window: Window, sizes: Sizes, per_tile: int, parts: in
         tuple(locals_),
         tuple(grids),
         _blocks(cuts, tallies, areas, products(sizes)),
-        _outputs(sizes, along, extent, grid, begins, small),
+        begins[tile_of] + _joined([one.inner for one in found]),
     )
 
 
-def _numbered(grid: Ints) -> tuple[Ints, Ints]:
-    """The box of each tile and its place in the box's grid, row-major."""
-    tiles = grid.prod(axis=1)
-    box = np.repeat(np.arange(len(tiles)), tiles)
-    number = np.arange(len(box)) - (np.cumsum(tiles) - tiles)[box]
-    extents = grid[box]
-    found: list[Ints] = []
-    for axis in reversed(range(grid.shape[1])):
-        found.append(number % extents[:, axis])
-        number = number // extents[:, axis]
-    return box, np.stack(found[::-1], axis=1)
+def _cut(tiles_end: Ints, rows_end: Ints, per_tile: int, parts: int) -> list[tuple[int, int]]:
+    """Blocks of whole strips: the tile and the row behind the last of each.
 
-
-def _cut(
-    grid: Ints, heights: Ints, extent: Ints, per_tile: int, parts: int
-) -> list[tuple[int, int]]:
-    """Blocks of whole strips: the tile and the row behind the last of each."""
-    strips = int(grid[:, 0].sum())
-    box = np.repeat(np.arange(len(grid)), grid[:, 0])
-    down = np.arange(strips) - np.repeat(np.cumsum(grid[:, 0]) - grid[:, 0], grid[:, 0])
-    tiles_end = np.cumsum(grid[box, 1:].prod(axis=1))
-    rows_end = np.cumsum(heights[box, down] * extent[box, 1:].prod(axis=1))
+    Args:
+        tiles_end: tiles of each strip and those before.
+        rows_end: rows of each and those before.
+        per_tile: bytes of a large tile's inputs.
+        parts: blocks to cut into at least, where they stay large enough.
+    """
+    strips = len(tiles_end)
     most = max(FEWEST_TILES, BLOCK_BYTES // per_tile)
     if parts > 1 and strips and tiles_end[-1] >= parts * FEWEST_SHARED:
         most = min(most, -(-int(tiles_end[-1]) // parts))
@@ -282,22 +327,3 @@ def _blocks(
         found[a, z] = Block(tuple(shares), made, at, (row, last))
         a, row = z, last
     return found
-
-
-def _outputs(
-    sizes: Sizes, along: list[_Along], extent: Ints, grid: Ints, begins: Ints, small: Flags
-) -> Ints:
-    """For each row the output that it takes, among those of its block."""
-    box, at = _numbered(extent)
-    first = (np.cumsum(grid.prod(axis=1)) - grid.prod(axis=1))[box]
-    tile = np.zeros(len(box), dtype=np.int64)
-    places: list[Ints] = []
-    for axis, known in enumerate(along):
-        which = known.tile[extent[box, axis], at[:, axis]]
-        places.append(at[:, axis] - known.begins[extent[box, axis], which])
-        tile = tile * grid[box, axis] + which
-    tile += first
-    inner = np.zeros(len(box), dtype=np.int64)
-    for axis, (m, _) in enumerate(sizes):
-        inner = inner * (m - small[tile, axis]) + places[axis]
-    return np.asarray(begins[tile] + inner)
