@@ -142,7 +142,10 @@ def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
             constants.insert(0, ("kernel", kernels.winograd_kernel(node, suffix)))
         elif step.form == "taps":
             kernel = kernels.depthwise_kernel(node)
-            values["weighted"] = kernel is not None
+            values.update(weighted=kernel is not None, along=shape(window.taps))
+            axes = len(window.taps) if len(window.taps) == len(window.rows) else 0
+            rows, taps = "abc"[:axes], "xyz"[:axes]
+            values["letters"] = f"{rows}{taps}f,{taps}f->{rows}f" if axes else ""
             if kernel is not None:
                 constants.insert(0, ("kernel", kernel))
     body = _templates().get_template(f"{step.form}.py.j2").render(tail=_indented(lines), **values)

@@ -233,6 +233,24 @@ def tiling(window: Window, tile: int) -> tuple[tuple[int, int], ...]:
     return tuple(found) if tuple(seen) == names(window.taps) and wide else ()
 
 
+def steps_of(window: Window) -> tuple[tuple[int, int, int], ...] | None:
+    """Stride, dilation and taps along each axis; None where axes have no taps of their own."""
+    rows = names(window.rows)
+    if len(window.taps) != len(rows) or len(window.reads) != len(rows):
+        return None
+    found = []
+    for axis, tap, (bound, condition) in zip(rows, window.taps, window.reads, strict=True):
+        if not isinstance(condition, Affine) or condition.scale != 1 or bound != axis:
+            return None
+        if len(condition.terms) != 2 or condition.reads != (axis, tap.name):
+            return None
+        (stride, _), (dilation, _) = condition.terms
+        if stride < 1 or dilation < 1:
+            return None
+        found.append((stride, dilation, tap.extent or 0))
+    return tuple(found)
+
+
 class Grouping(NamedTuple):
     """A sum of products within groups of features: each group of columns reads its own features.
 

@@ -17,6 +17,7 @@ from kqo.ir.schema import Axes, shape, size
 from kqo.ir.window import Window, group_products, roles, tiling
 from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS
 from kqo.planner.physical import Step, Table
+from kqo.runtime.hulls import read_hulls
 from kqo.runtime.rows import (
     IDENTITY_ROW,
     PADDING_ROWS,
@@ -239,11 +240,15 @@ class Binder:
             in_strips = self._bind_strips(step, window, out, target, operands)
             if in_strips is not None:
                 return in_strips
+        weighted = step.form == "taps" and not isinstance(step.node.weight, Domain)
+        if weighted and step.delta:
+            in_hulls = self._bind_hulls(step, window, out, target, operands)
+            if in_hulls is not None:
+                return in_hulls
         reads = window.reads if agg else natural_reads(self.tables[step.sources[0]].positions)
         taps = window.taps if agg else ()
         first = self.read(step.sources[0], out, reads, taps, IDENTITY_ROW[agg], step.delta)
         by_column = step.form in ("taps", "rowwise")
-        weighted = step.form == "taps" and not isinstance(step.node.weight, Domain)
         one_by_one = by_column and not weighted
         if step.form == GROUPED and first.index is not None:
             first = _in_parts(first, group_products(window, step.node.weight))
@@ -299,6 +304,27 @@ class Binder:
             return None
         first = Input(buffer, found.index, strips=found.strips)
         return Bound(target, (first, None, *operands), found.blocks, out)
+
+    def _bind_hulls(
+        self,
+        step: Step,
+        window: Window,
+        out: Region,
+        target: Values,
+        operands: tuple[Input | None, ...],
+    ) -> Bound | None:
+        """One filter per feature over whole boxes; None where that does not pay."""
+        assert step.sources[0] is not None
+        buffer = self.buffers[step.sources[0]]
+        columns = buffer.shape[1]
+        source = self.source(step.sources[0], step.delta)
+        each = columns * buffer.itemsize
+        found = read_hulls(out, source, window, self.templates, each, columns)
+        if found is None:
+            return None
+        hulls, blocks = found
+        first = Input(buffer, None, hulls=hulls)
+        return Bound(target, (first, None, *operands), blocks, out)
 
     def _all_natural(
         self, step: Step, nodes: tuple[Node, ...], out: Region, skip: int = 0

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kqo.ir.equations import Affine, equal
-from kqo.ir.schema import Axes, names, shape
-from kqo.ir.window import Window
+from kqo.ir.schema import Axes, shape
+from kqo.ir.window import Window, steps_of
 from kqo.planner.cost import FEWEST_ROWS, SHORT_ROW
 from kqo.runtime.rows import ZERO, Grid, Ints, Points, Region, Source
 from kqo.runtime.templates import Templates
@@ -42,17 +42,9 @@ class StripReads:
 
 def has_strips(window: Window, columns: int, itemsize: int) -> bool:
     """Whether reading in strips pays: rows are short, and the axes of the window are separate."""
-    axes = names(window.rows)
-    if columns * itemsize > SHORT_ROW or len(axes) < 2 or len(window.taps) != len(axes):
+    if columns * itemsize > SHORT_ROW or len(window.rows) < 2:
         return False
-    for axis, tap, (bound, condition) in zip(axes, window.taps, window.reads, strict=False):
-        if bound != axis or not isinstance(condition, Affine) or condition.scale != 1:
-            return False
-        if len(condition.terms) != 2 or condition.reads != (axis, tap.name):
-            return False
-        if min(coefficient for coefficient, _ in condition.terms) < 1:
-            return False
-    return len(window.reads) == len(axes) and (window.taps[-1].extent or 0) > 1
+    return steps_of(window) is not None and (window.taps[-1].extent or 0) > 1
 
 
 def read_strips(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kqo.runtime.heap import scratch
+
+if TYPE_CHECKING:
+    from kqo.runtime.hulls import Hulls
 
 Values = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -37,12 +41,14 @@ class Input:
         index: row numbers, shape (rows, taps), or None where row r reads row ``first + r``.
         first: the first row, where ``index`` is None.
         strips: runs of rows; ``index`` then holds numbers of strips, from the block's first on.
+        hulls: what the windows of whole boxes read; ``index`` is then None.
     """
 
     buffer: Values
     index: Ints | None
     first: int = 0
     strips: Strips | None = None
+    hulls: Hulls | None = None
 
 
 class Workspace:
@@ -147,6 +153,35 @@ class Workspace:
         out = self.array("x", (len(index), runs.shape[1]))
         np.take(runs, index, axis=0, out=out, mode="clip")
         return out.reshape(z - a, -1)
+
+    def windows(
+        self, source: Input, t: Values, a: int, z: int, taps: tuple[int, ...]
+    ) -> Iterator[tuple[Values, Values]]:
+        """The windows of output rows a to z, a block, and the part of these rows, ``t``, that is
+        theirs: shapes (extents..., taps..., columns) and (extents..., columns).
+
+        Windows are views of memory that the next ones are written to.
+        """
+        columns = source.buffer.shape[1]
+        if source.hulls is None:
+            ones = (1,) * (len(taps) - 1)
+            x = self.gather(source, a, z)
+            yield x.reshape(z - a, *ones, *taps, columns), t.reshape(z - a, *ones, columns)
+            return
+        steps = source.hulls.steps
+        for band in source.hulls.bands[a]:
+            rows = self.array("x", (band.end - band.first, columns))
+            index = source.hulls.index[band.first : band.end]
+            np.take(source.buffer, index, axis=0, out=rows, mode="clip")
+            own = rows.reshape(*band.hull, columns).strides
+            strides = (
+                *(n * stride for n, (stride, _, _) in zip(own, steps, strict=False)),
+                *(n * dilation for n, (_, dilation, _) in zip(own, steps, strict=False)),
+                own[-1],
+            )
+            shape = (*band.extent, *taps, columns)
+            seen: Values = np.ndarray(shape, rows.dtype, rows, 0, strides)
+            yield seen, t[band.row - a : band.row - a + band.rows].reshape(*band.extent, columns)
 
     def tap(self, source: Input, j: int, a: int, z: int, name: str = "tap") -> Values:
         """The rows that output rows a to z read at tap j: shape (z - a, columns).

@@ -25,7 +25,7 @@ def _region(rng: np.random.Generator, queries: int, boxes: int) -> Region:
         lo[:, 1], hi[:, 1] = (HEIGHT - 1, 0), (HEIGHT, 2)
         hi[:, 0] = np.minimum(hi[:, 0], (HEIGHT - 1, WIDTH))
         lo[:, 0] = np.minimum(lo[:, 0], hi[:, 0])
-    return Region(POSITIONS, Boxes(POSITIONS, lo, hi))
+    return Region(POSITIONS, Boxes(("y", "x"), lo, hi))
 
 
 def _numbered(region: Region) -> dict[tuple[int, int, int], int]:
