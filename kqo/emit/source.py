@@ -143,7 +143,7 @@ def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
         elif step.form == "taps":
             kernel = kernels.depthwise_kernel(node)
             values.update(weighted=kernel is not None, along=shape(window.taps))
-            axes = len(window.taps) if len(window.taps) == len(window.rows) else 0
+            axes = len(window.taps) if len(window.taps) == len(window.rows) <= 3 else 0
             rows, taps = "abc"[:axes], "xyz"[:axes]
             values["letters"] = f"{rows}{taps}f,{taps}f->{rows}f" if axes else ""
             if kernel is not None:

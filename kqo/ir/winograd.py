@@ -108,16 +108,18 @@ def smaller(m: int, r: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def cover(m: int, r: int, extent: int) -> tuple[tuple[int, int], ...]:
     """For runs of 0 to ``extent`` outputs the tiles of m and of m - 1 outputs that cover them with
     the fewest points, and of those the fewest tiles."""
+    return tuple(covered(m, r, run) for run in range(extent + 1))
+
+
+def covered(m: int, r: int, run: int) -> tuple[int, int]:
+    """The tiles of m and of m - 1 outputs that :func:`cover` finds for one run."""
     if m == r == 1:
-        return tuple((run, 0) for run in range(extent + 1))
-    found = []
-    for run in range(extent + 1):
-        options = []
-        for small in range(m + 1):
-            big = max(0, -(-(run - small * (m - 1)) // m))
-            options.append((big * (m + r - 1) + small * (m + r - 2), big + small, big, small))
-        found.append(min(options)[2:])
-    return tuple(found)
+        return run, 0
+    options = []
+    for small in range(m + 1):
+        big = max(0, -(-(run - small * (m - 1)) // m))
+        options.append((big * (m + r - 1) + small * (m + r - 2), big + small, big, small))
+    return min(options)[2:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TypeVar
 Made = TypeVar("Made")
 SMALL = 1024
 """Positions of a box up to which what was made for it is kept: some KB."""
-MOST = 1024
+MOST = 256
 """Extents that it is kept for."""
 
 

@@ -69,7 +69,8 @@ def read_hulls(
 ) -> tuple[Hulls, list[tuple[int, int]]] | None:
     """The hulls of a region's boxes, and blocks of whole bands.
 
-    None where gathering window by window is better: boxes are small, or windows hardly overlap.
+    None where gathering window by window is better: boxes are small, windows hardly overlap, or
+    what one plane of outputs reads is too large for a block.
 
     Args:
         out: output rows.
@@ -81,7 +82,7 @@ def read_hulls(
     """
     steps = steps_of(window)
     boxes = int(np.count_nonzero(out.sizes))
-    if steps is None or out.count * columns < FEWEST * max(1, boxes):
+    if steps is None or not boxes or out.count * columns < FEWEST * boxes:
         return None
     extent = np.maximum(out.boxes.hi - out.boxes.lo, 0)
     low, wide = np.empty_like(extent), np.empty_like(extent)
@@ -91,16 +92,19 @@ def read_hulls(
         low[..., axis] = stride * out.boxes.lo[..., axis] + condition.offset
         wide[..., axis] = stride * (extent[..., axis] - 1) + dilation * (taps - 1) + 1
     wide *= (out.sizes > 0)[..., None]
-    if 2 * int(wide.prod(axis=2).sum()) > out.count * window.tap_count:
+    some = out.sizes.ravel() > 0
+    shapes = (part.reshape(-1, len(steps))[some].tolist() for part in (extent, wide))
+    bands = list(_bands(zip(*shapes, strict=True), steps, row_bytes))
+    sizes = [band.end - band.first for band in bands]
+    # Bands read what lies between them twice, and have one plane at least.
+    if 2 * sum(sizes) > out.count * window.tap_count or max(sizes) * row_bytes > BLOCK_BYTES:
         return None
     read = Region(source.positions, Boxes(names(source.positions), low, low + wide))
     natural = tuple((axis, equal(axis, axis)) for axis in names(source.positions))
     index = templates.lookup(read.points, source, natural, (), ZERO)[:, 0]
-    some = out.sizes.ravel() > 0
-    shapes = (part.reshape(-1, len(steps))[some].tolist() for part in (extent, wide))
     blocks: dict[int, tuple[Band, ...]] = {}
     held: list[Band] = []
-    for band in _bands(zip(*shapes, strict=True), steps, row_bytes):
+    for band in bands:
         if held and (band.row + band.rows - held[0].row) * row_bytes > BLOCK_BYTES:
             blocks[held[0].row] = tuple(held)
             held = []

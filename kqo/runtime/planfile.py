@@ -8,6 +8,7 @@ checks and plans again for this machine.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -169,6 +170,9 @@ def _read(name: str) -> tuple[Mapping[str, str], Constants]:
     except PlanFileError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            hint = "a loaded plan keeps its file open until it is dropped"
+            raise PlanFileError(f"{name}: cannot be opened: {reason(error)}", hint=hint) from None
         raise PlanFileError(f"{name}: damaged, or not a plan file ({reason(error)})") from None
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from kqo.ir.schema import Axis
 from kqo.ir.window import Window
-from kqo.ir.winograd import Sizes, cover, kinds, products
+from kqo.ir.winograd import Sizes, covered, kinds, products
 from kqo.planner.cost import BLOCK_BYTES, FEWEST_TILES
 from kqo.runtime.extents import cached_when_small
 from kqo.runtime.rows import Grid, Ints, Points, Region
@@ -103,34 +102,30 @@ class Tiles:
 
 @dataclass(frozen=True, eq=False)
 class _Along:
-    """How runs along one axis are covered, by their length.
+    """How a run of outputs along one axis is covered.
 
     Attributes:
-        counts: large and small tiles, shape (lengths, 2).
-        begins: first output of each tile, shape (lengths, tiles).
-        heights: outputs of each tile that are wanted, alike.
-        tile: of each output the tile, shape (lengths, outputs).
+        large: large tiles, which come first.
+        tiles: large and small ones.
+        begins: first output of each tile.
+        heights: outputs of each tile that are wanted.
+        tile: of each output the tile.
     """
 
-    counts: Ints
+    large: int
+    tiles: int
     begins: Ints
     heights: Ints
     tile: Ints
 
 
-@cache
-def _along(m: int, r: int, longest: int) -> _Along:
-    counts = np.array(cover(m, r, longest), dtype=np.int64)
-    most = max(1, int(counts.sum(axis=1).max()))
-    number = np.arange(most)
-    large = counts[:, :1]
+def _along(m: int, r: int, length: int) -> _Along:
+    large, small = covered(m, r, length)
+    number, output = np.arange(large + small), np.arange(length)
     begins = m * np.minimum(number, large) + (m - 1) * np.maximum(number - large, 0)
-    length = np.arange(longest + 1)[:, None]
-    sizes = np.where(number < large, m, m - 1)
-    heights = np.clip(length - begins, 0, sizes) * (number < counts.sum(axis=1)[:, None])
-    output = np.arange(longest)
+    heights = np.clip(length - begins, 0, np.where(number < large, m, m - 1))
     tile = np.where(output < m * large, output // m, large + (output - m * large) // max(1, m - 1))
-    return _Along(counts, begins, heights, tile)
+    return _Along(large, large + small, begins, heights, tile)
 
 
 def place(
@@ -203,28 +198,24 @@ class _Box:
 @cached_when_small
 def _box(extent: tuple[int, ...], sizes: Sizes) -> _Box:
     """The cover of a box of these extents."""
-    along = [_along(m, r, longest) for (m, r), longest in zip(sizes, extent, strict=True)]
-    large = tuple(int(a.counts[e, 0]) for a, e in zip(along, extent, strict=True))
-    grid = tuple(int(a.counts[e].sum()) for a, e in zip(along, extent, strict=True))
-    at = np.indices(grid).reshape(len(grid), -1)
-    begins = np.stack([a.begins[e, n] for a, e, n in zip(along, extent, at, strict=True)])
+    along = [_along(m, r, length) for (m, r), length in zip(sizes, extent, strict=True)]
+    large, grid = tuple(a.large for a in along), tuple(a.tiles for a in along)
+    at = np.indices(grid).reshape(len(grid), math.prod(grid))
+    begins = np.stack([a.begins[n] for a, n in zip(along, at, strict=True)])
     small = at >= np.array(large)[:, None]
     numbers = np.zeros(at.shape[1], dtype=np.int64)
     for number, kind in enumerate(kinds(sizes)):
         numbers[(small == np.array(kind.small)[:, None]).all(axis=0)] = number
-    places = np.indices(extent).reshape(len(extent), -1)
+    places = np.indices(extent).reshape(len(extent), math.prod(extent))
     tile = np.zeros(places.shape[1], dtype=np.int64)
     inner = np.zeros(places.shape[1], dtype=np.int64)
-    which = [a.tile[e, place] for a, e, place in zip(along, extent, places, strict=True)]
-    for axis, (m, _) in enumerate(sizes):
-        tile = tile * grid[axis] + which[axis]
-        wide = m - (which[axis] >= large[axis])
-        begin = along[axis].begins[extent[axis], which[axis]]
-        inner = inner * wide + places[axis] - begin
-    heights = along[0].heights[extent[0], : grid[0]]
+    for place, one, (m, _) in zip(places, along, sizes, strict=True):
+        which = one.tile[place]
+        tile = tile * one.tiles + which
+        inner = inner * (m - (which >= one.large)) + place - one.begins[which]
     across, beside = math.prod(grid[1:]), math.prod(extent[1:])
     tiles = np.full(grid[0], across, dtype=np.int64)
-    return _Box(large, grid, numbers, begins, tile, inner, tiles, heights * beside)
+    return _Box(large, grid, numbers, begins, tile, inner, tiles, along[0].heights * beside)
 
 
 def _joined(parts: list[Ints], axis: int = 0) -> Ints:

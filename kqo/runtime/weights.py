@@ -29,6 +29,7 @@ class _Tensor:
     known: weakref.ref[Any]
     address: int
     version: int | None
+    shared: bool
     step: int
     values: list[float]
 
@@ -50,11 +51,19 @@ class Weights:
         """Look whether all still hold what they held.
 
         Raises:
-            StalePlanError: one was changed in place.
+            StalePlanError: one was changed in place, or moved to memory that processes share.
         """
         for each in self._tensors:
             tensor = each.known()
-            if tensor is None or tensor.data_ptr() != each.address:
+            if tensor is None:
+                continue
+            if tensor.data_ptr() != each.address:
+                if tensor.is_shared() and not each.shared:
+                    # The storage itself was moved: what the plan sees of it is memory of others.
+                    raise StalePlanError(
+                        f"the model's {each.name} was moved to shared memory after it was compiled",
+                        hint="compile it again, or share its memory before",
+                    )
                 continue
             now = _values(tensor, each.step, len(each.values)) if each.values else []
             if _version(tensor) != each.version or not _equal(now, each.values):
@@ -72,7 +81,8 @@ def _taken(name: str, tensor: Any) -> _Tensor:
     step = max(1, elements // _SAMPLED) if tensor.is_contiguous() else 0
     values = _values(tensor, step, min(_SAMPLED, elements)) if elements else []
     known = weakref.ref(tensor)
-    return _Tensor(name, known, tensor.data_ptr(), _version(tensor), step, values)
+    shared = bool(tensor.is_shared())
+    return _Tensor(name, known, tensor.data_ptr(), _version(tensor), shared, step, values)
 
 
 def _version(tensor: Any) -> int | None:

@@ -175,8 +175,8 @@ class Workspace:
             np.take(source.buffer, index, axis=0, out=rows, mode="clip")
             own = rows.reshape(*band.hull, columns).strides
             strides = (
-                *(n * stride for n, (stride, _, _) in zip(own, steps, strict=False)),
-                *(n * dilation for n, (_, dilation, _) in zip(own, steps, strict=False)),
+                *(n * stride for n, (stride, _, _) in zip(own[:-1], steps, strict=True)),
+                *(n * dilation for n, (_, dilation, _) in zip(own[:-1], steps, strict=True)),
                 own[-1],
             )
             shape = (*band.extent, *taps, columns)

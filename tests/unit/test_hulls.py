@@ -18,7 +18,7 @@ from kqo.runtime.rows import PADDING_ROWS, ZERO, Region, Source, lookup
 from kqo.runtime.templates import Templates
 from kqo.runtime.workspace import Input, Workspace
 
-COLUMNS = 5
+COLUMNS = 2
 SOURCE = (Axis("y", 23), Axis("x", 21))
 TAPS = (Axis("ky", 3), Axis("kx", 2))
 
@@ -38,13 +38,15 @@ def _boxes(rng: np.random.Generator, queries: int, limit: tuple[int, int]) -> Bo
     return Boxes(("y", "x"), lo, hi)
 
 
-@pytest.mark.parametrize("bytes_", [1 << 10, 1 << 19])
+@pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
 def test_windows_are_those_that_rows_read(
-    stride: int, dilation: int, bytes_: int, monkeypatch: pytest.MonkeyPatch
+    stride: int, dilation: int, cut: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hulls, "FEWEST", 0)
-    monkeypatch.setattr(hulls, "BLOCK_BYTES", bytes_)
+    plane = stride * 8 + dilation + 1  # of the widest box
+    if cut:
+        monkeypatch.setattr(hulls, "BLOCK_BYTES", (2 * dilation + 1) * plane * COLUMNS * 8)
     rng = np.random.default_rng(stride + 2 * dilation)
     window = _window(stride, dilation, 1)
     limit = (20 // stride, 18 // stride)
@@ -59,7 +61,7 @@ def test_windows_are_those_that_rows_read(
     read, blocks = found
     assert [a for a, _ in blocks] == [0, *(z for _, z in blocks[:-1])]
     assert blocks[-1][1] == out.count
-    if bytes_ == 1 << 10:  # boxes are cut into bands
+    if cut:  # boxes are cut into bands
         assert sum(map(len, read.bands.values())) > np.count_nonzero(out.sizes)
     wanted = buffer[lookup(out.points, source, window.reads, TAPS, ZERO)]
     space, target = Workspace(np.float64), np.full((out.count, COLUMNS), np.nan)
@@ -82,6 +84,8 @@ def test_small_boxes_and_windows_that_hardly_overlap_are_gathered() -> None:
     assert read_hulls(out, source, _window(1, 1, 1), templates, 4 * COLUMNS, COLUMNS) is None
     assert read_hulls(out, source, _window(1, 1, 1), templates, 4 << 12, 1 << 12) is not None
     assert read_hulls(out, source, _window(3, 1, 1), templates, 4 << 12, 1 << 12) is None
+    # One plane of outputs reads 5 planes of keys: more than a block, and most of them again.
+    assert read_hulls(out, source, _window(1, 2, 1), templates, 4 << 12, 1 << 12) is None
 
 
 def test_steps_of_windows_without_taps_of_their_own() -> None:

@@ -149,3 +149,23 @@ def test_a_plan_with_a_part_that_torch_runs_is_pickled():
     plan = plan_of(Sorted().eval())
     found = pickle.loads(pickle.dumps(plan))
     np.testing.assert_array_equal(found.run(IMAGE).scores, plan.run(IMAGE).scores)
+
+
+def test_a_plan_refuses_to_run_once_its_model_was_moved_to_shared_memory() -> None:
+    model = model_of()
+    plan = plan_of(model)
+    plan.run(IMAGE)
+    model.share_memory()
+    with pytest.raises(StalePlanError, match="moved to shared memory"):
+        plan.run(IMAGE)
+    again = plan_of(model)  # compiled from where it is now
+    again.run(IMAGE)
+    again.run(IMAGE)
+
+
+def test_weights_that_were_replaced_by_others_do_not_matter() -> None:
+    model = model_of()
+    plan = plan_of(model)
+    wanted = plan.run(IMAGE).scores
+    model[4].weight.data = torch.zeros_like(model[4].weight)
+    np.testing.assert_array_equal(plan.run(IMAGE).scores, wanted)
