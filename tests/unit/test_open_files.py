@@ -20,6 +20,6 @@ def test_too_many_open_files_are_told_from_damage(
     path = tmp_path / "plan.kqo"
     path.write_bytes(b"x")
     monkeypatch.setattr("safetensors.safe_open", refused)
-    with pytest.raises(PlanFileError, match=r"cannot be opened: .*Too many open files") as caught:
+    with pytest.raises(PlanFileError, match=r"cannot be read: .*Too many open files") as caught:
         planfile.load(path)
     assert "keeps its file open" in str(caught.value.hint)
