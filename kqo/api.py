@@ -493,7 +493,7 @@ def load(path: str | PathLike[str]) -> CompiledPlan:
         )
     except Exception as error:
         # Values that a hostile file makes up fail in ways that nobody lists.
-        raise PlanFileError(f"{path}: damaged ({planfile.reason(error)})") from None
+        raise planfile.blamed(str(path), "damaged", error) from None
     missing = [folder for folder in options.rules if not Path(folder).is_dir()]
     if missing:
         raise PlanFileError(f"{path}: needs the rules of {missing[0]}, which is not there")

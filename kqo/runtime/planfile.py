@@ -140,10 +140,10 @@ def load(path: str | os.PathLike[str]) -> Stored:
         raise
     except Exception as error:
         # Whatever a hostile file makes the readers of its parts trip over, it is the file's fault.
-        raise _blamed(name, "damaged", error) from None
+        raise blamed(name, "damaged", error) from None
 
 
-def _blamed(name: str, what: str, error: Exception) -> PlanFileError:
+def blamed(name: str, what: str, error: Exception) -> PlanFileError:
     """What is wrong with a file that a reader tripped over, or with the system."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         hint = "a loaded plan keeps its file open until it is dropped"
@@ -178,7 +178,7 @@ def _read(name: str) -> tuple[Mapping[str, str], Constants]:
     except PlanFileError:
         raise
     except Exception as error:
-        raise _blamed(name, "damaged, or not a plan file", error) from None
+        raise blamed(name, "damaged, or not a plan file", error) from None
 
 
 def _plan(text: str, constants: Constants, values: dict[str, Any], name: str) -> Plan:
