@@ -236,15 +236,11 @@ class Binder:
             return self._bind_winograd(step, step.node, window, out, target, operands, before)
         if step.form == "additive":
             return self._bind_additive(step, out, target, operands)
-        if step.form == "gather_gemm":
-            in_strips = self._bind_strips(step, window, out, target, operands)
-            if in_strips is not None:
-                return in_strips
         weighted = step.form == "taps" and not isinstance(step.node.weight, Domain)
-        if weighted and step.delta:
-            in_hulls = self._bind_hulls(step, window, out, target, operands)
-            if in_hulls is not None:
-                return in_hulls
+        overlapping = self._overlapping_reads(step, window, out, weighted)
+        if overlapping is not None:
+            first, blocks = overlapping
+            return Bound(target, (first, None, *operands), blocks, out)
         reads = window.reads if agg else natural_reads(self.tables[step.sources[0]].positions)
         taps = window.taps if agg else ()
         first = self.read(step.sources[0], out, reads, taps, IDENTITY_ROW[agg], step.delta)
@@ -283,48 +279,32 @@ class Binder:
         bound.view = buffer[PADDING_ROWS : PADDING_ROWS + about.rows]
         return bound
 
-    def _bind_strips(
-        self,
-        step: Step,
-        window: Window,
-        out: Region,
-        target: Values,
-        operands: tuple[Input | None, ...],
-    ) -> Bound | None:
-        """A product whose windows are put together from strips; None where that is not possible."""
-        assert step.sources[0] is not None
-        buffer = self.buffers[step.sources[0]]
-        columns = buffer.shape[1]
-        if not has_strips(window, columns, buffer.itemsize):
-            return None
-        each = window.tap_count * columns * buffer.itemsize
-        source = self.source(step.sources[0], step.delta)
-        found = read_strips(out, source, window, self.templates, row_bytes=each)
-        if found is None:
-            return None
-        first = Input(buffer, found.index, strips=found.strips)
-        return Bound(target, (first, None, *operands), found.blocks, out)
+    def _overlapping_reads(
+        self, step: Step, window: Window, out: Region, weighted: bool
+    ) -> tuple[Input, list[tuple[int, int]]] | None:
+        """What a step reads, and its blocks, where windows overlap and what they read is gathered
+        once: in strips, or in the hulls of boxes. None where each is gathered by itself.
 
-    def _bind_hulls(
-        self,
-        step: Step,
-        window: Window,
-        out: Region,
-        target: Values,
-        operands: tuple[Input | None, ...],
-    ) -> Bound | None:
-        """One filter per feature over whole boxes; None where that does not pay."""
+        Args:
+            step: of the plan.
+            window: its window.
+            out: output rows.
+            weighted: whether it has one filter per feature.
+        """
         assert step.sources[0] is not None
         buffer = self.buffers[step.sources[0]]
         columns = buffer.shape[1]
-        source = self.source(step.sources[0], step.delta)
-        each = columns * buffer.itemsize
-        found = read_hulls(out, source, window, self.templates, each, columns)
-        if found is None:
-            return None
-        hulls, blocks = found
-        first = Input(buffer, None, hulls=hulls)
-        return Bound(target, (first, None, *operands), blocks, out)
+        source, each = self.source(step.sources[0], step.delta), columns * buffer.itemsize
+        if step.form == "gather_gemm" and has_strips(window, columns, buffer.itemsize):
+            each *= window.tap_count
+            strips = read_strips(out, source, window, self.templates, row_bytes=each)
+            if strips is not None:
+                return Input(buffer, strips.index, strips=strips.strips), strips.blocks
+        elif weighted and step.delta:
+            found = read_hulls(out, source, window, self.templates, each, columns)
+            if found is not None:
+                return Input(buffer, None, hulls=found[0]), found[1]
+        return None
 
     def _all_natural(
         self, step: Step, nodes: tuple[Node, ...], out: Region, skip: int = 0

@@ -64,6 +64,27 @@ class Hulls:
     steps: tuple[tuple[int, int, int], ...]
 
 
+def hull_of(
+    window: Window, steps: tuple[tuple[int, int, int], ...], lo: Ints, extent: Ints
+) -> tuple[Ints, Ints]:
+    """Where what boxes read begins along each axis, and its extents: 0 along all for empty boxes.
+
+    Args:
+        window: of the step.
+        steps: stride, dilation and taps along the first axes; others are left as they are.
+        lo: where the boxes begin, shape (..., axes).
+        extent: of the boxes, alike.
+    """
+    low, wide = lo.copy(), extent.copy()
+    for axis, (stride, dilation, taps) in enumerate(steps):
+        condition = window.reads[axis][1]
+        assert isinstance(condition, Affine)
+        low[..., axis] = stride * lo[..., axis] + condition.offset
+        wide[..., axis] = stride * (extent[..., axis] - 1) + dilation * (taps - 1) + 1
+    wide *= (extent > 0).all(axis=-1, keepdims=True)
+    return low, wide
+
+
 def read_hulls(
     out: Region, source: Source, window: Window, templates: Templates, row_bytes: int, columns: int
 ) -> tuple[Hulls, list[tuple[int, int]]] | None:
@@ -85,13 +106,7 @@ def read_hulls(
     if steps is None or not boxes or out.count * columns < FEWEST * boxes:
         return None
     extent = np.maximum(out.boxes.hi - out.boxes.lo, 0)
-    low, wide = np.empty_like(extent), np.empty_like(extent)
-    for axis, (stride, dilation, taps) in enumerate(steps):
-        condition = window.reads[axis][1]
-        assert isinstance(condition, Affine)
-        low[..., axis] = stride * out.boxes.lo[..., axis] + condition.offset
-        wide[..., axis] = stride * (extent[..., axis] - 1) + dilation * (taps - 1) + 1
-    wide *= (out.sizes > 0)[..., None]
+    low, wide = hull_of(window, steps, out.boxes.lo, extent)
     some = out.sizes.ravel() > 0
     shapes = (part.reshape(-1, len(steps))[some].tolist() for part in (extent, wide))
     bands = list(_bands(zip(*shapes, strict=True), steps, row_bytes))

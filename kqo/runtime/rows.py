@@ -84,7 +84,7 @@ def joined(several: tuple[Points, ...]) -> Points:
 
 
 @cached_when_small
-def _within(extent: tuple[int, ...]) -> Ints:
+def within(extent: tuple[int, ...]) -> Ints:
     """Positions of a box that begins at 0, row-major, shape (axes, positions)."""
     found: Ints = np.indices(extent, dtype=np.int64).reshape(len(extent), math.prod(extent))
     found.flags.writeable = False
@@ -140,8 +140,8 @@ class Region:
         boxes, rank = self.sizes.size, len(self.positions)
         lo = self.boxes.lo.reshape(boxes, rank)
         extents = np.maximum(self.boxes.hi - self.boxes.lo, 0).reshape(boxes, rank)
-        within = [_within(tuple(extent)) for extent in extents.tolist()]
-        local = np.concatenate([np.zeros((rank, 0), dtype=np.int64), *within], axis=1)
+        local_to = [within(tuple(extent)) for extent in extents.tolist()]
+        local = np.concatenate([np.zeros((rank, 0), dtype=np.int64), *local_to], axis=1)
         local += np.repeat(lo, self.sizes.ravel(), axis=0).T
         return tuple(local)
 

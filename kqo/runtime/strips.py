@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kqo.ir.equations import Affine, equal
-from kqo.ir.schema import Axes, shape
+from kqo.ir.boxes import Boxes
+from kqo.ir.equations import equal
+from kqo.ir.schema import names, shape
 from kqo.ir.window import Window, steps_of
 from kqo.planner.cost import FEWEST_ROWS, SHORT_ROW
-from kqo.runtime.rows import ZERO, Grid, Ints, Points, Region, Source
+from kqo.runtime.hulls import hull_of
+from kqo.runtime.rows import ZERO, Ints, Region, Source
 from kqo.runtime.templates import Templates
 from kqo.runtime.workspace import Strips
 
@@ -69,22 +71,16 @@ def read_strips(
     some = out.sizes > 0
     lo = out.boxes.lo[:, 0]
     extent = (out.boxes.hi[:, 0] - lo) * some
-    low, wide = lo.copy(), extent.copy()
-    steps: list[tuple[int, int, int]] = []
-    for axis, (_, condition) in enumerate(window.reads[:-1]):
-        assert isinstance(condition, Affine)
-        (stride, _), (dilation, _) = condition.terms
-        taps = window.taps[axis].extent or 0
-        steps.append((stride, dilation, taps))
-        low[:, axis] = stride * lo[:, axis] + condition.offset
-        wide[:, axis] = stride * (extent[:, axis] - 1) + dilation * (taps - 1) + 1
-    wide *= some
-    grid = Grid(low, wide, wide.prod(axis=1), (1,) * len(out.positions))
-    first = np.cumsum(grid.counts) - grid.counts
-    points = _points(out.positions, grid)
+    every = steps_of(window)
+    assert every is not None
+    steps = every[:-1]
+    low, wide = hull_of(window, steps, lo, extent)
+    begins, ends = low[:, None], (low + wide)[:, None]
+    read = Region(out.positions, Boxes(names(out.positions), begins, ends))
+    first = read.starts[:, 0]
     keys = tuple((axis.name, equal(axis.name, axis.name)) for axis in out.positions[:-1])
     reads = (*keys, window.reads[-1])
-    index = templates.lookup(points, source, reads, window.taps[-1:], ZERO)
+    index = templates.lookup(read.points, source, reads, window.taps[-1:], ZERO)
     blocks = _blocks(extent, row_bytes)
     pieces, spans, ranges, row = [], {}, [], 0
     patterns: dict[bytes, Ints] = {}
@@ -109,11 +105,13 @@ def read_strips(
     return StripReads(numbers, Strips(index, spans), ranges)
 
 
+Steps = tuple[tuple[int, int, int], ...]
+"""Stride, dilation and taps along each axis but the last."""
 Member = tuple[int, int, int]
 """A query's box, and the planes of it from first to last, along the first axis."""
 
 
-def _plane(wide: Ints, member: Member, steps: list[tuple[int, int, int]]) -> int:
+def _plane(wide: Ints, member: Member, steps: Steps) -> int:
     """Strips of a box before those that a plane of it reads."""
     number, top, _ = member
     return steps[0][0] * top * int(wide[number, 1:].prod())
@@ -141,7 +139,7 @@ def _blocks(extent: Ints, row_bytes: int) -> list[list[Member]]:
     return blocks
 
 
-def _pattern(extent: Ints, steps: list[tuple[int, int, int]]) -> Ints:
+def _pattern(extent: Ints, steps: Steps) -> Ints:
     """Strips that each row of a box is made of, counted from its first, (rows, taps)."""
     rank = len(extent)
     wide = [s * (int(e) - 1) + d * (k - 1) + 1 for (s, d, k), e in zip(steps, extent, strict=False)]
@@ -157,17 +155,3 @@ def _pattern(extent: Ints, steps: list[tuple[int, int, int]]) -> Ints:
             place[rank + axis] = taps
             found = found + (strides[axis] * dilation * np.arange(taps)).reshape(place)
     return np.ascontiguousarray(found).reshape(int(extent.prod()), -1)
-
-
-def _points(positions: Axes, grid: Grid) -> Points:
-    """All points of the grids, query after query."""
-    query = np.repeat(np.arange(len(grid.counts)), grid.counts)
-    rest = np.arange(int(grid.counts.sum())) - np.repeat(
-        np.cumsum(grid.counts) - grid.counts, grid.counts
-    )
-    found: list[Ints] = []
-    for axis in reversed(range(len(positions))):
-        width = grid.extent[query, axis]
-        found.append(grid.lo[query, axis] + rest % width)
-        rest = rest // width
-    return Points(positions, query, tuple(reversed(found)), grid)

@@ -12,7 +12,7 @@ from kqo.ir.window import Window
 from kqo.ir.winograd import Sizes, covered, kinds, products
 from kqo.planner.cost import BLOCK_BYTES, FEWEST_TILES
 from kqo.runtime.extents import cached_when_small
-from kqo.runtime.rows import Grid, Ints, Points, Region
+from kqo.runtime.rows import Grid, Ints, Points, Region, within
 
 FEWEST_SHARED = 64
 """Rows or tiles of a part that one thread takes: each part reads the kernel."""
@@ -181,7 +181,6 @@ class _Box:
         begins: where each tile begins, shape (axes, tiles).
         tile: of each row the tile.
         inner: of each row the output of the tile.
-        strip_tiles: tiles of each strip.
         strip_rows: rows of each strip.
     """
 
@@ -191,7 +190,6 @@ class _Box:
     begins: Ints
     tile: Ints
     inner: Ints
-    strip_tiles: Ints
     strip_rows: Ints
 
 
@@ -206,19 +204,18 @@ def _box(extent: tuple[int, ...], sizes: Sizes) -> _Box:
     numbers = np.zeros(at.shape[1], dtype=np.int64)
     for number, kind in enumerate(kinds(sizes)):
         numbers[(small == np.array(kind.small)[:, None]).all(axis=0)] = number
-    places = np.indices(extent).reshape(len(extent), math.prod(extent))
+    places = within(extent)
     tile = np.zeros(places.shape[1], dtype=np.int64)
     inner = np.zeros(places.shape[1], dtype=np.int64)
     for place, one, (m, _) in zip(places, along, sizes, strict=True):
         which = one.tile[place]
         tile = tile * one.tiles + which
         inner = inner * (m - (which >= one.large)) + place - one.begins[which]
-    across, beside = math.prod(grid[1:]), math.prod(extent[1:])
-    tiles = np.full(grid[0], across, dtype=np.int64)
-    return _Box(large, grid, numbers, begins, tile, inner, tiles, along[0].heights * beside)
+    beside = math.prod(extent[1:])
+    return _Box(large, grid, numbers, begins, tile, inner, along[0].heights * beside)
 
 
-def _joined(parts: list[Ints], axis: int = 0) -> Ints:
+def _concatenated(parts: list[Ints], axis: int = 0) -> Ints:
     return np.concatenate(parts, axis=axis) if parts else np.zeros(0, dtype=np.int64)
 
 
@@ -231,8 +228,8 @@ def _layout(extent: Ints, window: Window, sizes: Sizes, per_tile: int, parts: in
     found = [_box(tuple(one), sizes) for one in extent.tolist()]
     counts = np.array([len(one.kinds) for one in found], dtype=np.int64)
     box = np.repeat(np.arange(len(found)), counts)
-    kind = _joined([one.kinds for one in found])
-    local = _joined([one.begins for one in found], axis=1).reshape(rank, -1)
+    kind = _concatenated([one.kinds for one in found])
+    local = _concatenated([one.begins for one in found], axis=1).reshape(rank, -1)
     large = np.array([one.large for one in found], dtype=np.int64).reshape(-1, rank)
     grid = np.array([one.grid for one in found], dtype=np.int64).reshape(-1, rank)
     every = kinds(sizes)
@@ -249,8 +246,9 @@ def _layout(extent: Ints, window: Window, sizes: Sizes, per_tile: int, parts: in
         windows.append(
             tuple(Axis(a.name, next(extents) if a.extent != 1 else 1) for a in window.taps)
         )
-    strips = [_joined([getattr(one, of) for one in found]) for of in ("strip_tiles", "strip_rows")]
-    cuts = _cut(np.cumsum(strips[0]), np.cumsum(strips[1]), per_tile, parts)
+    tiles_end = np.cumsum(np.repeat(grid[:, 1:].prod(axis=1), grid[:, 0]))
+    rows_end = np.cumsum(_concatenated([one.strip_rows for one in found]))
+    cuts = _cut(tiles_end, rows_end, per_tile, parts)
     ends = np.array([end for end, _ in cuts], dtype=np.int64)
     block = np.searchsorted(ends, np.arange(len(box)), side="right")
     areas = [int(np.prod([m - s for (m, _), s in zip(sizes, k.small, strict=True)])) for k in every]
@@ -263,7 +261,9 @@ def _layout(extent: Ints, window: Window, sizes: Sizes, per_tile: int, parts: in
     begins[order] = np.cumsum(area) - area
     begins -= np.concatenate([[0], np.cumsum(tallies @ np.array(areas))])[block]
     rows = [len(one.tile) for one in found]
-    tile_of = _joined([one.tile for one in found]) + np.repeat(np.cumsum(counts) - counts, rows)
+    tile_of = _concatenated([one.tile for one in found]) + np.repeat(
+        np.cumsum(counts) - counts, rows
+    )
     return Layout(
         extent,
         tuple(windows),
@@ -271,7 +271,7 @@ def _layout(extent: Ints, window: Window, sizes: Sizes, per_tile: int, parts: in
         tuple(locals_),
         tuple(grids),
         _blocks(cuts, tallies, areas, products(sizes)),
-        begins[tile_of] + _joined([one.inner for one in found]),
+        begins[tile_of] + _concatenated([one.inner for one in found]),
     )
 
 
