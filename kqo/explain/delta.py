@@ -6,7 +6,8 @@ from __future__ import annotations
 from kqo.ir.nodes import Const, Domain, Node, Overlay, Physical, Saved, Scan, Slice, walk
 from kqo.ir.plan import Origin, Plan
 from kqo.ir.schema import has_query
-from kqo.planner.choose import Chooser, data_inputs, is_vector
+from kqo.planner.candidates import data_inputs, is_vector
+from kqo.planner.choose import Chooser
 from kqo.planner.shrink import widened
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kqo.explain.subject import Subject
 from kqo.ir.nodes import Group, Node, Opaque, Physical
 from kqo.ir.schema import names, positions, size
-from kqo.planner.choose import data_inputs
+from kqo.planner.candidates import data_inputs
 from kqo.planner.physical import PhysicalPlan, Step
 
 _AGGREGATES = {"sum": "the sum", "mean": "the mean", "max": "the largest", "min": "the smallest"}

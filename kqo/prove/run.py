@@ -22,7 +22,8 @@ from kqo.ir.region_mask import Box
 from kqo.ir.schema import Axes, has_query, names
 from kqo.lang.compile import CompiledRule
 from kqo.lang.ruleset import RuleSet
-from kqo.planner.choose import Candidate, Chooser
+from kqo.planner.candidates import Candidate
+from kqo.planner.choose import Chooser
 from kqo.planner.rates import REFERENCE
 from kqo.prove.compare import ROUGH, Difference
 from kqo.prove.plans import Instance
