@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
 
 from kqo.ir.scalar import Call, Expr, Num, Var, variables
 from kqo.planner.cost import FILLED
@@ -39,6 +41,22 @@ UFUNCS = {
     "where": "where",
 }
 HELPERS = ("rsqrt", "sigmoid", "erf", "when", "where")
+MADE = {"erf": 4, "when": 2, "where": 2}
+"""Arrays of the size of its result that a function of kqo.runtime.functions makes meanwhile."""
+
+
+class TailArrays(NamedTuple):
+    """Scratch that the statements of an epilogue take, in arrays of the shape of ``t``.
+
+    Attributes:
+        temps: arrays for values in between.
+        filled: numbers of which there is an array each.
+        made: arrays that functions make for the time of a call.
+    """
+
+    temps: int
+    filled: frozenset[float]
+    made: int
 
 
 @dataclass
@@ -46,6 +64,7 @@ class _Tail:
     repeated: frozenset[Expr]
     lines: list[str] = field(default_factory=list)
     temps: int = 0
+    filled: set[float] = field(default_factory=set)
     known: dict[Expr, str] = field(default_factory=dict)
 
     def temp(self) -> str:
@@ -71,8 +90,10 @@ class _Tail:
         for arg, nested in zip(expr.args, on_path, strict=True):
             if not nested:
                 given = self.emit(arg, "", value)
-                filled = isinstance(arg, Num) and expr.fn in FILLED
-                args.append(f"w.filled({given}, t)" if filled else given)
+                if isinstance(arg, Num) and expr.fn in FILLED:
+                    self.filled.add(arg.value)
+                    given = f"w.filled({given}, t)"
+                args.append(given)
                 continue
             # Writing into t is safe as long as no argument still to come reads v from it.
             shared = arg in self.repeated
@@ -100,7 +121,7 @@ def _uses(expr: Expr) -> int:
     return 0
 
 
-def _calls(expr: Expr) -> list[Expr]:
+def _calls(expr: Expr) -> list[Call]:
     if not isinstance(expr, Call):
         return []
     return [expr, *(found for arg in expr.args for found in _calls(arg))]
@@ -122,12 +143,24 @@ def tail_lines(tail: Expr, value: str = "t") -> list[str]:
         value: the name that holds v: ``t`` itself, which may then be overwritten, or another array,
             which is only read.
     """
+    return _emitted(tail, value).lines
+
+
+@lru_cache(maxsize=512)
+def tail_arrays(tail: Expr, value: str = "t") -> TailArrays:
+    """What the statements of :func:`tail_lines` take beside ``t``."""
+    state = _emitted(tail, value)
+    made = max((MADE.get(e.fn, 0) for e in _calls(tail)), default=0)
+    return TailArrays(state.temps, frozenset(state.filled), made)
+
+
+def _emitted(tail: Expr, value: str) -> _Tail:
     counts = Counter(_calls(tail))
-    state = _Tail(frozenset(e for e, count in counts.items() if count > 1))
+    state = _Tail(frozenset[Expr](e for e, count in counts.items() if count > 1))
     result = state.emit(tail, "t", value)
     if result != "t":
         state.lines.append(f"np.copyto(t, {result})")
-    return state.lines
+    return state
 
 
 def helpers_in(lines: list[str]) -> set[str]:

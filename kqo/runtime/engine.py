@@ -107,14 +107,13 @@ class Engine:
         shares = self._sharing.shares(self.boxes)
         if memory is not None:  # they are of batches of usual size; in smaller ones fewer are equal
             shares = dict.fromkeys(shares, 1.0)
-        self._footprint = Footprint(*about, shares, self._moving)
+        self._footprint = Footprint(*about, shares, self._moving, memory)
         if memory is not None and batch is None:
             self._footprint = self._footprint.fitted(memory)
             self.workers = self._footprint.workers
-        memory = memory or self._footprint.usual
-        self.batch = min(batch or self._footprint.batch(memory), self.queries)
+        self.batch = min(batch or self._footprint.batch(), self.queries)
         self.batches = self._batches(self.batch)
-        self.group = self._footprint.group(self.batch, memory)
+        self.group = self._footprint.group(self.batch)
         self._allocated = False
 
     def _batches(self, size: int) -> list[Ints]:
@@ -153,7 +152,7 @@ class Engine:
         release(self.plan.constants)
         self._held = [(_Held(), _Held()) for _ in range(self.workers)]
         self._views: dict[int, Bound] = {}
-        self._templates = Templates()
+        self._templates = Templates(footprint.template_bytes(self.batch, self.group))
         self._allocated = True
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -14,9 +15,13 @@ from kqo.ir.schema import size
 from kqo.ir.window import group_products, roles, tiling
 from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS, FEWEST_TILES
 from kqo.planner.physical import PhysicalPlan, Step
-from kqo.runtime.rows import Ints
+from kqo.runtime.numbers import NUMBER, number_bytes
+from kqo.runtime.reads import Reads
+from kqo.runtime.rows import PADDING_ROWS, Ints
+from kqo.runtime.scratch import arrays_of, together
 from kqo.runtime.slots import ALIGNMENT, Arena, Spans, pack
 from kqo.runtime.tail import QUERIES, Tail
+from kqo.runtime.templates import MOST_BYTES
 
 BATCHES = (96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 EVEN_PARTS = 4
@@ -25,20 +30,24 @@ LEAST_MEMORY, MOST_MEMORY = 96 << 20, 256 << 20
 """Beside the views, where no memory is given: more for larger layers, as dense engines have it."""
 FEW = 16
 """Queries per worker up to which it is the most: each batch reads every kernel."""
-NUMBER = 8
-"""Bytes of a row number."""
-MARGIN = 1.5
-"""Factor on scratch where a budget is to be kept: what pooling, epilogues and the constants that
-they compare with hold beside the largest step's arrays was at most 0.45 of these in the zoo."""
+BINDING = 4
+"""Times its row numbers that a step takes while they are worked out."""
+TEMPLATES = 2
+"""Templates may take one part in so many of what the row numbers of a batch take."""
 
 
-def scratch_bytes(step: Step, itemsize: int, rows: int | None = None) -> int:
-    """Bytes of scratch for one block of a step, an upper estimate.
+def _in_order(batches: list[Ints]) -> tuple[Ints, Ints]:
+    """All queries, batch after batch, and where each batch begins."""
+    return np.concatenate(batches), np.cumsum([0, *map(len, batches[:-1])])
+
+
+def _largest_arrays(step: Step, itemsize: int, rows: int) -> int:
+    """Bytes of the largest arrays of one block of a step.
 
     Args:
         step: of the plan.
         itemsize: bytes of a number.
-        rows: that the step computes at most, where that is known.
+        rows: that the step computes at most.
     """
     node = step.node
     if not isinstance(node, Physical) or step.form not in ("gather_gemm", GROUPED, "winograd"):
@@ -48,18 +57,16 @@ def scratch_bytes(step: Step, itemsize: int, rows: int | None = None) -> int:
     if step.form == GROUPED:
         deep //= group_products(window, node.weight)
     if step.form in ("gather_gemm", GROUPED):
-        fewest = FEWEST_ROWS if rows is None else min(FEWEST_ROWS, rows)
-        return max(fewest * window.tap_count * deep * itemsize, BLOCK_BYTES)
+        return max(min(FEWEST_ROWS, rows) * window.tap_count * deep * itemsize, BLOCK_BYTES)
     sizes = tiling(window, node.tile)
     points = math.prod(m + r - 1 for m, r in sizes)
     outputs = math.prod(m for m, _ in sizes)
-    tiles = max(FEWEST_TILES, BLOCK_BYTES // (points * deep * itemsize))
-    tiles = tiles if rows is None else min(tiles, rows)
+    tiles = min(max(FEWEST_TILES, BLOCK_BYTES // (points * deep * itemsize)), rows)
     return tiles * (points * max(deep, wide) + max(points * deep, outputs * wide)) * itemsize
 
 
-def number_bytes(step: Step, rows: int, in_place: bool) -> int:
-    """Bytes of the row numbers of a step that computes so many rows, an estimate."""
+def _window_numbers(step: Step, rows: int, in_place: bool) -> int:
+    """Bytes of the row numbers of a step's windows, roughly, for so many rows."""
     node = step.node
     if not isinstance(node, Physical) or in_place:
         return 0
@@ -86,7 +93,7 @@ class Footprint:
         cut: the batches of a size.
         distinct: of the rows of a step that computes equal ones once, the share that it computes.
         moving: tables whose rows are bound anew for each batch.
-        margin: factor on scratch.
+        memory: bytes that a run may take; None: what it usually takes.
     """
 
     plan: PhysicalPlan
@@ -98,7 +105,11 @@ class Footprint:
     cut: Callable[[int], list[Ints]]
     distinct: Mapping[int, float] = field(default_factory=dict)
     moving: Set[int] = frozenset()
-    margin: float = 1.0
+    memory: int | None = None
+
+    @cached_property
+    def _reads(self) -> Reads:
+        return Reads(self.plan, self.boxes, self.moving)
 
     @property
     def view_bytes(self) -> int:
@@ -120,8 +131,7 @@ class Footprint:
             batches: queries of each.
             group: batches that are run through the tail at once.
         """
-        order = np.concatenate(batches)
-        begins = np.cumsum([0, *map(len, batches[:-1])])
+        order, begins = _in_order(batches)
         found: dict[int, int] = {}
         known: dict[int, int] = {}
         several = self.tail.tables if self.tail is not None else ()
@@ -146,31 +156,111 @@ class Footprint:
         spans, tables = self.spans.gathered, self.plan.tables
         return pack(spans, {t: (capacities[t] + 1) * tables[t].columns for t in spans})
 
-    def needed(self, size: int, group: int) -> int:
-        """Bytes of a run in batches of this size."""
-        itemsize = np.dtype(self.plan.dtype).itemsize
-        capacities = self.capacities(self.cut(size), group)
-        view_rows = {table.id: table.rows for table in self.plan.tables}
-        numbers = sum(
-            number_bytes(s, capacities[s.table], s.sources[0] in self.spans.in_place)
+    @property
+    def fixed_bytes(self) -> int:
+        """Bytes beside what each worker takes: views, with row numbers and rows for padding."""
+        tables = self.plan.tables
+        padding = (PADDING_ROWS + 1) * sum(table.columns for table in tables)
+        return self.view_bytes + padding * self._itemsize + sum(self._view_numbers())
+
+    @property
+    def _itemsize(self) -> int:
+        return np.dtype(self.plan.dtype).itemsize
+
+    def _view_numbers(self) -> list[int]:
+        """Bytes of the row numbers of each step that computes a view."""
+        tables = self.plan.tables
+        return [
+            number_bytes(s, tables, tables[s.table].rows, (), self._reads.of_view(s))
             for s in self.plan.steps
-            if s.delta
+            if not s.delta
+        ]
+
+    def needed(self, size: int, group: int) -> int:
+        """Bytes of a run in batches of this size: no array of a megabyte is left out."""
+        batches = self.cut(size)
+        capacities = self.capacities(batches, group)
+        numbers = self._numbers(capacities, batches)
+        templates = sum(numbers) // TEMPLATES
+        order = _in_order(batches)
+        scratch = together(
+            arrays_of(
+                step,
+                self.plan.tables,
+                self._itemsize,
+                self._rows(step, capacities),
+                self.spans.in_place,
+                self._reads.of_batches(number, *order) if step.delta else self._reads.of_view(step),
+            )
+            for number, step in enumerate(self.plan.steps)
+        )
+        each = self._row_bytes(capacities) + sum(numbers) + self._positions(capacities) + scratch
+        # Views are bound by one thread, before there are delta rows.
+        numbering = (max(self._view_numbers(), default=0), max(numbers, default=0) * self.workers)
+        binding = BINDING * max(numbering)
+        return self.fixed_bytes + templates + binding + each * self.workers
+
+    def holds(self, size: int, group: int) -> bool:
+        """Whether the memory suffices for batches of this size."""
+        capacities = self.capacities(self.cut(size), group)
+        rows = self.view_bytes + self._row_bytes(capacities) * self.workers
+        if self.memory is not None:  # to count all takes longer
+            return rows <= self.memory and self.needed(size, group) <= self.memory
+        windows = sum(
+            _window_numbers(step, capacities[step.table], step.sources[0] in self.spans.in_place)
+            for step in self.plan.steps
+            if step.delta
         )
         scratch = max(
-            scratch_bytes(s, itemsize, (capacities if s.delta else view_rows).get(s.table))
-            for s in self.plan.steps
+            _largest_arrays(step, self._itemsize, self._rows(step, capacities))
+            for step in self.plan.steps
         )
+        return rows + (windows + scratch) * self.workers <= self.usual
+
+    def template_bytes(self, size: int, group: int) -> int:
+        """Bytes of the templates of row numbers that are kept at most."""
+        if self.memory is None:
+            return MOST_BYTES
+        batches = self.cut(size)
+        return sum(self._numbers(self.capacities(batches, group), batches)) // TEMPLATES
+
+    def _rows(self, step: Step, capacities: Mapping[int, int]) -> int:
+        """Rows that a step computes at most."""
+        return capacities[step.table] if step.delta else self.plan.tables[step.table].rows
+
+    def _row_bytes(self, capacities: Mapping[int, int]) -> int:
+        """Bytes of one worker's delta rows."""
         copied = max((self._distinct(n, capacities) for n in self.distinct), default=0)
-        rows = (self.arena(capacities).size + self.area(capacities).size + copied) * itemsize
-        each = rows + numbers + math.ceil(self.margin * scratch)
-        return self.view_bytes + each * self.workers
+        rows = self.arena(capacities).size + self.area(capacities).size + copied
+        return rows * self._itemsize
+
+    def _numbers(self, capacities: Mapping[int, int], batches: list[Ints]) -> list[int]:
+        """Bytes of the row numbers of each step that computes delta rows."""
+        order, tables, in_place = _in_order(batches), self.plan.tables, self.spans.in_place
+        return [
+            number_bytes(
+                s, tables, capacities[s.table], in_place, self._reads.of_batches(n, *order)
+            )
+            for n, s in enumerate(self.plan.steps)
+            if s.delta
+        ]
+
+    def _positions(self, capacities: Mapping[int, int]) -> int:
+        """Bytes of the positions of delta rows: of each the query, and a key along each axis."""
+        tables = self.plan.tables
+        regions = {
+            (id(boxes), tables[table].positions): NUMBER * (rank + 1) * capacities[table]
+            for table, boxes in self.boxes.items()
+            if (rank := len(tables[table].positions))
+        }
+        return sum(regions.values())
 
     def _distinct(self, number: int, capacities: Mapping[int, int]) -> int:
         """Elements of the distinct rows of a step."""
         table = self.plan.tables[self.plan.steps[number].table]
         return math.ceil(self.distinct[number] * capacities[table.id]) * table.columns
 
-    def batch(self, memory: int) -> int:
+    def batch(self) -> int:
         """Queries of a batch for which the memory suffices."""
         # Each worker reads every kernel once per batch: of few queries it had better have one.
         share = max(1, -(-self.queries // self.workers))
@@ -178,7 +268,7 @@ class Footprint:
         for queries in sorted({*BATCHES, *even}, reverse=True):
             if queries > min(share, BATCHES[0]):
                 continue
-            if self.needed(queries, 1) <= memory:
+            if self.holds(queries, 1):
                 count = -(-self.queries // queries)
                 count = -(-count // self.workers) * self.workers
                 return max(1, -(-self.queries // count))
@@ -187,16 +277,15 @@ class Footprint:
     @property
     def least(self) -> int:
         """Bytes that one worker takes for one query at a time: no run takes less."""
-        return replace(self, workers=1, margin=MARGIN).needed(1, 1)
+        return replace(self, workers=1).needed(1, 1)
 
     def fitted(self, memory: int) -> Footprint:
         """For a budget: no more workers than it has memory for with one query each, but one."""
-        each = max(1, self.least - self.view_bytes)
-        fitting = (memory - self.view_bytes) // each
-        workers = max(1, min(self.workers, fitting))
-        return replace(self, workers=workers, margin=MARGIN)
+        each = max(1, self.least - self.fixed_bytes)
+        fitting = (memory - self.fixed_bytes) // each
+        return replace(self, workers=max(1, min(self.workers, fitting)))
 
-    def group(self, size: int, memory: int) -> int:
+    def group(self, size: int) -> int:
         """Batches of this size that are run through the tail at once."""
         most = 1 if self.tail is None else max(1, min(QUERIES, self.queries) // size)
-        return max((n for n in range(1, most + 1) if self.needed(size, n) <= memory), default=1)
+        return max((n for n in range(1, most + 1) if self.holds(size, n)), default=1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from kqo.planner.cost import BLOCK_BYTES
 from kqo.runtime.rows import ZERO, Ints, Region, Source
 from kqo.runtime.templates import Templates
 
+Steps = tuple[tuple[int, int, int], ...]
+"""Stride, dilation and taps along each axis."""
 FEWEST = 1 << 14
 """Elements of a box, in the mean, from which on each is worked on by itself."""
 
@@ -61,12 +64,10 @@ class Hulls:
 
     index: Ints
     bands: dict[int, tuple[Band, ...]]
-    steps: tuple[tuple[int, int, int], ...]
+    steps: Steps
 
 
-def hull_of(
-    window: Window, steps: tuple[tuple[int, int, int], ...], lo: Ints, extent: Ints
-) -> tuple[Ints, Ints]:
+def hull_of(window: Window, steps: Steps, lo: Ints, extent: Ints) -> tuple[Ints, Ints]:
     """Where what boxes read begins along each axis, and its extents: 0 along all for empty boxes.
 
     Args:
@@ -83,6 +84,45 @@ def hull_of(
         wide[..., axis] = stride * (extent[..., axis] - 1) + dilation * (taps - 1) + 1
     wide *= (extent > 0).all(axis=-1, keepdims=True)
     return low, wide
+
+
+class HullSizes(NamedTuple):
+    """What the windows of each of some boxes read; nothing for empty boxes.
+
+    Attributes:
+        height: planes of outputs in a band.
+        rows: rows that are read.
+        banded: rows of the bands, which read what lies between them twice.
+        largest: rows of the largest band.
+    """
+
+    height: Ints
+    rows: Ints
+    banded: Ints
+    largest: Ints
+
+
+def hull_sizes(steps: Steps, extent: Ints, row_bytes: int) -> HullSizes:
+    """The rows of hulls and of their bands, which stay in the cache, but have one plane at least.
+
+    Args:
+        steps: stride, dilation and taps along each axis.
+        extent: of the boxes, shape (..., axes).
+        row_bytes: of a row of the relation.
+    """
+    wide = [s * (extent[..., n] - 1) + d * (k - 1) + 1 for n, (s, d, k) in enumerate(steps)]
+    plane = math.prod(wide[1:], start=(extent > 0).all(axis=-1).astype(np.int64))
+    deep, (stride, dilation, taps) = extent[..., 0], steps[0]
+    reach = dilation * (taps - 1) + 1
+    most = np.maximum((BLOCK_BYTES // np.maximum(plane * row_bytes, 1) - reach) // stride + 1, 1)
+    height = -(-deep // np.maximum(-(-deep // most), 1))
+    bands = -(-deep // np.maximum(height, 1))
+    return HullSizes(
+        height,
+        wide[0] * plane,
+        (stride * (deep - bands) + reach * bands) * plane,
+        (stride * (height - 1) + reach) * plane,
+    )
 
 
 def read_hulls(
@@ -106,17 +146,19 @@ def read_hulls(
     if steps is None or not boxes or out.count * columns < FEWEST * boxes:
         return None
     extent = np.maximum(out.boxes.hi - out.boxes.lo, 0)
-    low, wide = hull_of(window, steps, out.boxes.lo, extent)
-    some = out.sizes.ravel() > 0
-    shapes = (part.reshape(-1, len(steps))[some].tolist() for part in (extent, wide))
-    bands = list(_bands(zip(*shapes, strict=True), steps, row_bytes))
-    sizes = [band.end - band.first for band in bands]
+    sizes = hull_sizes(steps, extent, row_bytes)
     # Bands read what lies between them twice, and have one plane at least.
-    if 2 * sum(sizes) > out.count * window.tap_count or max(sizes) * row_bytes > BLOCK_BYTES:
+    if 2 * int(sizes.banded.sum()) > out.count * window.tap_count:
         return None
+    if int(sizes.largest.max()) * row_bytes > BLOCK_BYTES:
+        return None
+    low, wide = hull_of(window, steps, out.boxes.lo, extent)
     read = Region(source.positions, Boxes(names(source.positions), low, low + wide))
     natural = tuple((axis, equal(axis, axis)) for axis in names(source.positions))
     index = templates.lookup(read.points, source, natural, (), ZERO)[:, 0]
+    some = out.sizes.ravel() > 0
+    shapes = (part.reshape(-1, len(steps))[some].tolist() for part in (extent, wide))
+    bands = list(_bands(zip(*shapes, sizes.height.ravel()[some].tolist(), strict=True), steps))
     blocks: dict[int, tuple[Band, ...]] = {}
     held: list[Band] = []
     for band in bands:
@@ -130,19 +172,13 @@ def read_hulls(
     return Hulls(index, blocks, steps), ranges
 
 
-def _bands(
-    boxes: Iterator[tuple[list[int], list[int]]],
-    steps: tuple[tuple[int, int, int], ...],
-    row_bytes: int,
-) -> Iterator[Band]:
-    """Bands of boxes whose hulls stay in the cache; of one plane at least."""
+def _bands(boxes: Iterator[tuple[list[int], list[int], int]], steps: Steps) -> Iterator[Band]:
+    """Bands of boxes, each of an extent, with a hull, and with bands of so many planes."""
     stride, dilation, taps = steps[0]
     reach = dilation * (taps - 1) + 1
     row = first = 0
-    for extent, wide in boxes:
+    for extent, wide, height in boxes:
         plane, beside = math.prod(wide[1:]), math.prod(extent[1:])
-        most = max(1, (BLOCK_BYTES // (plane * row_bytes) - reach) // stride + 1)
-        height = -(-extent[0] // -(-extent[0] // most))
         for top in range(0, extent[0], height):
             planes = min(height, extent[0] - top)
             deep = stride * (planes - 1) + reach

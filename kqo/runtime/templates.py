@@ -69,9 +69,14 @@ class Template:
 
 
 class Templates:
-    """Templates of a plan that is bound to positions. Any number of threads may use them."""
+    """Templates of a plan that is bound to positions. Any number of threads may use them.
 
-    def __init__(self) -> None:
+    Args:
+        most: bytes of those that are kept.
+    """
+
+    def __init__(self, most: int = MOST_BYTES) -> None:
+        self._most = most
         self._kinds: dict[Any, int] = {}
         self._known: dict[tuple[int, bytes], Template] = {}
         self._bytes = 0
@@ -126,7 +131,7 @@ class Templates:
 
     def _keep(self, key: tuple[int, bytes], made: Template) -> Template:
         with self._lock:
-            if self._bytes + made.nbytes <= MOST_BYTES and key not in self._known:
+            if self._bytes + made.nbytes <= self._most and key not in self._known:
                 self._known[key] = made
                 self._bytes += made.nbytes
         return made

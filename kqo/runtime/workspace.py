@@ -60,10 +60,14 @@ class Workspace:
         self._filled: dict[float, Values] = {}
 
     @property
+    def arrays(self) -> list[Values]:
+        """What is held."""
+        return [*self._pool.values(), *self._filled.values()]
+
+    @property
     def nbytes(self) -> int:
         """Bytes held."""
-        held = [*self._pool.values(), *self._filled.values()]
-        return sum(a.nbytes for a in held)
+        return sum(array.nbytes for array in self.arrays)
 
     def array(self, name: str, shape: tuple[int, ...]) -> Values:
         """An uninitialized array of this shape; the same memory for the same name."""
