@@ -21,6 +21,12 @@ def single_use(context: Context, node: Node) -> bool:
 
 
 @builtin
+def read_once(context: Context, node: Node) -> bool:
+    """Whether the node has one reader, those left out that rewriting put out of use."""
+    return context.read_once(node)
+
+
+@builtin
 def is_const(node: Node) -> bool:
     """Whether all leaves below the node are Const or Domain."""
     return constants.is_constant(node)

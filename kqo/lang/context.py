@@ -21,6 +21,7 @@ class Context:
     Attributes:
         readers: number of readers of a node, counted from the plan's roots. It may say too many,
             never too few: a rule that needs a single reader then waits for the next pass.
+        live: the same without readers that fell out of use; the same number where None.
         alternatives: the nodes known to be equal to a node, itself first.
         known: values of the plan's constants, by name.
         folded: constants that rules introduced, by name: the constant nodes that they stand for.
@@ -36,6 +37,7 @@ class Context:
     folded: dict[str, Node] = field(default_factory=dict)
     layer: Callable[[Node], str] = lambda node: ""
     consulted: bool = False
+    live: Callable[[Node], int] | None = None
     _folds: dict[Node, Const] = field(default_factory=dict)
     _lines: dict[Node, str] = field(default_factory=dict)
     _small: dict[str, Array] = field(default_factory=dict)
@@ -44,6 +46,11 @@ class Context:
         """Whether exactly one field of one node, or one root, reads the node."""
         self.consulted = True
         return self.readers(node) == 1
+
+    def read_once(self, node: Node) -> bool:
+        """:meth:`single_use`, readers that fell out of use in this pass left out."""
+        self.consulted = True
+        return (self.live or self.readers)(node) == 1
 
     def fold(self, node: Node) -> Const:
         """A Const that stands for a node whose leaves are all Const or Domain.

@@ -2,8 +2,9 @@
 
 A pass visits every node once, inputs first, and rewrites each until no rule matches; passes are
 repeated until one changes nothing. One pass does nearly everything. What is left for the next are
-rules that ask whether a node has a single reader: within a pass readers are counted too high rather
-than too low, since nodes that fell out of use still count.
+rules that ask for a single reader by ``single_use``: within a pass it counts readers too high
+rather than too low, since nodes that fell out of use still count. So such a rule comes behind those
+of nodes above its match. A rule that need not wait asks ``read_once``, which leaves these out.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class _Engine:
     def __init__(self, plan: Plan, rules: RuleSet, budget: int | None, check: bool) -> None:
         self.trace = Trace()
         self.origins: dict[Node, Origin] = dict(plan.origins)
-        self.context = Context(self._readers, known=plan.constants)
+        self.context = Context(self._readers, live=self._live, known=plan.constants)
         self._check = check
         self._plan = plan
         self._rules = RuleIndex(rules)
@@ -90,6 +91,8 @@ class _Engine:
             self._counted.add(node)
             for source in node.inputs:
                 self._uses[source] += 1
+        self._gone: defaultdict[Node, int] = defaultdict(int)
+        self._dead: set[Node] = set()
         self._done: dict[Node, Node] = {}
         self._links: dict[Node, Node] = {}
         self._fired: dict[Node, str] = {}
@@ -147,6 +150,7 @@ class _Engine:
         if inputs != node.inputs:
             made = node.with_inputs(inputs)
             self._counted.add(made)
+            self._dead.discard(made)
             if node in self.origins:
                 self.origins.setdefault(made, self.origins[node])
             self._link(node, made)
@@ -156,13 +160,16 @@ class _Engine:
             self._done[node] = node
         else:
             self._link(node, replacement)
+            for source in node.inputs:
+                self._release(source)
 
     def _link(self, node: Node, to: Node) -> None:
         self._links[node] = to
-        uses = self._uses[node]
+        uses, gone = self._uses[node], self._gone[node]
         target: Node | None = to
         while target is not None and target is not node:
             self._uses[target] += uses
+            self._gone[target] += gone
             target = self._links.get(target)
 
     def _replace(self, node: Node) -> Node | None:
@@ -200,6 +207,7 @@ class _Engine:
         while stack:
             node = stack.pop()
             if node in self._counted:
+                self._revive(node)
                 continue
             self._counted.add(node)
             new.append(node)
@@ -214,8 +222,32 @@ class _Engine:
             self._uses[target] += 1
             target = self._links.get(target)
 
+    def _release(self, node: Node) -> None:
+        """One reader of a node fell out of use, and with the last one what the node reads."""
+        stack = [node]
+        while stack:
+            node = stack.pop()
+            self._gone[node] += 1
+            if node not in self._dead and self._uses[node] == self._gone[node]:
+                self._dead.add(node)
+                stack += node.inputs
+
+    def _revive(self, node: Node) -> None:
+        """A node is used, maybe again."""
+        stack = [node]
+        while stack:
+            node = stack.pop()
+            if node in self._dead:
+                self._dead.remove(node)
+                for source in node.inputs:
+                    self._gone[source] -= 1
+                stack += node.inputs
+
     def _readers(self, node: Node) -> int:
         return self._uses[node]
+
+    def _live(self, node: Node) -> int:
+        return self._uses[node] - self._gone[node]
 
     def _inherit(self, node: Node, new: list[Node]) -> None:
         """Origins of new nodes: that of the deepest matched node of the same operator, so that a
