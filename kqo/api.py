@@ -35,6 +35,7 @@ from kqo.planner.estimate import SURE
 from kqo.planner.physical import PhysicalPlan
 from kqo.planner.rates import REFERENCE
 from kqo.planner.share import BATCH, shared
+from kqo.planner.siblings import with_siblings
 from kqo.profile import Expected, Profile, Threshold
 from kqo.rewrite.memo import explore
 from kqo.rewrite.normalize import normalize
@@ -137,6 +138,7 @@ class CompiledPlan:
 
     def _numpy(self, by: Chooser, changed: Mapping[str, Boxes], options: Options) -> Engine:
         def engine_of(plan: PhysicalPlan) -> Engine:
+            plan = with_siblings(plan, by.changed, by.bound, by.rates)
             return Engine(
                 plan,
                 emit(plan),
@@ -297,10 +299,9 @@ class CompiledPlan:
         generator = np.random.default_rng(0)
         noise = tuple(generator.standard_normal(shape(s.axes)) for s in self.logical.scans)
         images, _ = self._inputs(noise if given is True else (given,))
-        engine = self._planned[3]
-        timings = Timings(len(engine.plan.steps))
+        timings = Timings(len(self.physical.steps))
         for _ in range(2):
-            engine.run(images[0], timings=timings)
+            self.engine.run(images[0], timings=timings)
         return timings
 
     def __str__(self) -> str:
@@ -357,11 +358,10 @@ class CompiledPlan:
     def _engine(self, rules: RuleSet, boxes: Boxes, options: Options) -> Engine:
         """An engine on NumPy for other rules or positions, of forms that spread no NaN."""
         fast = [name for name in rules.names() if spreads(name, self._finite_constants)]
-        overlaid = self.workload.apply(self.logical)
-        memo = explore(overlaid, rules.without(*fast), options.parameters)
+        plan = self.workload.apply(self.logical)
+        memo = explore(plan, rules.without(*fast), options.parameters)
         changed = {self.scan.name: boxes}
-        chooser = Chooser(overlaid, memo, changed, boxes.queries, REFERENCE)
-        return self._numpy(chooser, changed, options)
+        return self._numpy(Chooser(plan, memo, changed, boxes.queries, REFERENCE), changed, options)
 
     @cached_property
     def _finite_constants(self) -> bool:

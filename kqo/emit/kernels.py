@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from kqo.emit.names import quoted
 from kqo.ir.nodes import Const, Domain, Node, Physical
 from kqo.ir.schema import Axes, features, names, shape, without_query
 from kqo.ir.window import contracted, grouping, merged_groups, roles
+from kqo.planner.physical import LARGE_KERNEL
 
 # The function of kqo.runtime.functions that puts kernels of groups together.
 BLOCK_DIAGONAL = "block_diagonal"
-# A kernel above this size is used in the memory order that it has; activations are permuted
-# instead.
-LARGE_KERNEL = 16 << 20
+# The function of kqo.runtime.functions that puts kernels of siblings together.
+SIDE_BY_SIDE = "side_by_side"
 
 
 def _product(axes: Axes) -> int:
@@ -54,6 +55,20 @@ def gemm_kernel(node: Physical, itemsize: int) -> str:
         return f"c[{quoted(weight.name)}].reshape({wide}, {inner}).T"
     order = (*names(window.taps), *contracted(window), *names(window.columns))
     return f"np.ascontiguousarray({permuted(weight.name, own, order)}).reshape({inner}, {wide})"
+
+
+def siblings_kernel(nodes: Sequence[Physical]) -> str:
+    """The kernels of products over the same single rows as one matrix (features, columns)."""
+    parts = []
+    for node in nodes:
+        window = roles(node)
+        assert isinstance(node.weight, Const) and window.tap_count == 1
+        order = (*names(window.taps), *contracted(window), *names(window.columns))
+        taken = permuted(node.weight.name, names(node.weight.schema), order)
+        if len(order) > 2:
+            taken += f".reshape({_product(window.left_features)}, {_product(window.columns)})"
+        parts.append(f"{' ' * 16}{taken},\n")
+    return f"{SIDE_BY_SIDE}(\n{''.join(parts)}{' ' * 12})"
 
 
 def grouped_kernel(node: Physical) -> str:

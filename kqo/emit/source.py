@@ -62,6 +62,10 @@ def _title(step: Step) -> str:
             return f"Result {node.index} of {shown(node.name)}, which torch runs"
         return f"{node.op}, plain" if step.form == "plain" else step.form
     window = roles(node)
+    if step.siblings:
+        widths = " + ".join(str(size(roles(s.node).columns)) for s in step.members)
+        deep = size(window.left_features)
+        return f"gather-GEMM sum, {deep} to {widths} columns of {len(step.members)} relations"
     taps = "x".join(str(e) for e in shape(window.taps)) if node.agg else ""
     wide = size(features(node.schema))
     what = {
@@ -77,8 +81,16 @@ def _title(step: Step) -> str:
     return ", ".join(parts)
 
 
-def _operands(node: Physical) -> tuple[list[str], list[tuple[str, str]]]:
-    """Statements that fetch row operands, and vector operands as constants."""
+def _operands(
+    node: Physical, bound: str = "s", suffix: str = ""
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Statements that fetch row operands, and vector operands as constants.
+
+    Args:
+        node: whose epilogue names them.
+        bound: what holds its rows.
+        suffix: of the constants' names.
+    """
     fetch: list[str] = []
     constants: list[tuple[str, str]] = []
     used = variables(node.tail)
@@ -86,11 +98,11 @@ def _operands(node: Physical) -> tuple[list[str], list[tuple[str, str]]]:
         if name not in used:
             continue
         if isinstance(operand, (Const, Domain)) and not positions(operand.schema):
-            constants.append((name, kernels.vector(operand, kernels.columns_of(node))))
-            fetch.append(f'{name} = k["{name}"]')
+            constants.append((name + suffix, kernels.vector(operand, kernels.columns_of(node))))
+            fetch.append(f'{name} = k["{name}{suffix}"]')
         else:
             number = int(name[1:]) + 2
-            fetch.append(f'{name} = w.gather(s.inputs[{number}], a, z, "{name}")')
+            fetch.append(f'{name} = w.gather({bound}.inputs[{number}], a, z, "{name}")')
     return fetch, constants
 
 
@@ -108,6 +120,8 @@ def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
         return _Piece(
             _templates().get_template(f"{step.form}.py.j2").render(), tuple(constants), _title(step)
         )
+    if step.siblings:
+        return _siblings_piece(step)
     if step.form == "concat":
         assert isinstance(node, Physical)
         widths = [size(features(part.schema)) for part in concatenated(node)]
@@ -149,7 +163,30 @@ def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
             if kernel is not None:
                 constants.insert(0, ("kernel", kernel))
     body = _templates().get_template(f"{step.form}.py.j2").render(tail=_indented(lines), **values)
-    return _Piece(re.sub(r"\n\s*\n", "\n", body.rstrip()) + "\n", tuple(constants), _title(step))
+    return _rendered(body, constants, step)
+
+
+def _siblings_piece(step: Step) -> _Piece:
+    """A step with siblings: one product, and each one's columns of it with its own epilogue."""
+    nodes = [member.node for member in step.members if isinstance(member.node, Physical)]
+    constants = [("kernel", kernels.siblings_kernel(nodes))]
+    members: list[dict[str, object]] = []
+    end = 0
+    for number, node in enumerate(nodes):
+        first, end = end, end + size(roles(node).columns)
+        bound = f"s.siblings[{number - 1}]" if number else "s"
+        fetch, own = _operands(node, bound, f"_{number}" if number else "")
+        constants += own
+        tail = _indented(fetch + tail_lines(node.tail, "v"))
+        members.append({"bound": bound, "first": first, "end": end, "tail": tail})
+    deep = size(roles(nodes[0]).left_features)
+    template = _templates().get_template("siblings.py.j2")
+    return _rendered(template.render(deep=deep, wide=end, members=members), constants, step)
+
+
+def _rendered(text: str, constants: list[tuple[str, str]], step: Step) -> _Piece:
+    body = re.sub(r"\n\s*\n", "\n", text.rstrip()) + "\n"
+    return _Piece(body, tuple(constants), _title(step))
 
 
 def _constants_below(step: Step) -> list[Const]:
@@ -158,7 +195,8 @@ def _constants_below(step: Step) -> list[Const]:
     return [n for n in walk(step.node) if isinstance(n, Const)]
 
 
-_OWN_NAMES = ("np", "constants", "winograd_kernel", kernels.BLOCK_DIAGONAL, *HELPERS)
+_LAYOUTS = (kernels.BLOCK_DIAGONAL, kernels.SIDE_BY_SIDE)
+_OWN_NAMES = ("np", "constants", "winograd_kernel", *_LAYOUTS, *HELPERS)
 
 
 def _identifier(name: str) -> str:
@@ -176,7 +214,14 @@ def emit(plan: PhysicalPlan) -> str:
     helpers: set[str] = set()
     tiles: set[Sizes] = set()
     taken: set[str] = set()
+    leader = 0
     for step in plan.steps:
+        kind = "delta" if step.delta else ("view" if step.once else "view per batch")
+        what = f"{len(program)}: {kind} rows of {shown(step.name)}"
+        if step.leader is not None:
+            program.append(f"    (None, None),  # {what}, by {leader}\n")
+            continue
+        leader = len(program)
         piece = _piece(step, plan)
         if piece.body not in functions:
             name = base = _identifier(step.name or step.form)
@@ -188,16 +233,15 @@ def emit(plan: PhysicalPlan) -> str:
             functions[piece.body] = name
             titles[name] = piece.title
         helpers |= helpers_in([line.strip() for line in piece.body.splitlines()])
-        if step.form == GROUPED:
-            helpers.add(kernels.BLOCK_DIAGONAL)
+        helpers |= {
+            name for name in _LAYOUTS for _, made in piece.constants if made.startswith(f"{name}(")
+        }
         if step.form == "winograd" and isinstance(step.node, Physical):
             tiles.add(tiling(roles(step.node), step.node.tile))
         key = piece.constants
         if key and key not in constants:
             constants[key] = f"{functions[piece.body]}_{len(constants)}"
-        kind = "delta" if step.delta else ("view" if step.once else "view per batch")
         used = f'"{constants[key]}"' if key else "None"
-        what = f"{len(program)}: {kind} rows of {shown(step.name)}"
         program.append(f"    ({functions[piece.body]}, {used}),  # {what}\n")
     return _assemble(plan, functions, titles, constants, program, helpers, tiles)
 

@@ -87,6 +87,10 @@ def _physical(subject: Subject, timings: Timings | None) -> dict[str, Any]:
             "bytes": estimate.work.gathered + estimate.work.streamed,
             "seconds": estimate.seconds,
         }
+        if step.siblings:
+            about["siblings"] = [sibling.table for sibling in step.siblings]
+        if step.leader is not None:
+            about["leader"] = step.leader
         if estimate.distinct is not None:
             about["distinct_rows"] = estimate.distinct
         if timings is not None:

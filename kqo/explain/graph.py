@@ -43,8 +43,10 @@ def _physical(subject: Subject) -> nx.DiGraph:
     graph = nx.DiGraph()
     total = sum(step.seconds for step in prediction.steps) or 1.0
     steps: dict[int, list[int]] = {table.id: [] for table in plan.tables}
+    called: dict[int, str] = {}
     for number, step in enumerate(plan.steps):
         steps[step.table].append(number)
+        called[step.table] = layer_of(subject, step)
     for table in plan.tables:
         if not steps[table.id]:
             shown = table.name or f"table {table.id}"
@@ -60,9 +62,10 @@ def _physical(subject: Subject) -> nx.DiGraph:
         for number in steps[table.id]:
             estimate, what = prediction.steps[number], plan.steps[number]
             kind = "delta rows" if what.delta else "view"
-            lines.append(
-                f"step {number}, {kind}: {estimate.rows} rows, {duration(estimate.seconds)}"
-            )
+            took = duration(estimate.seconds)
+            if what.leader is not None:
+                took = f"by the step of {called[what.leader]}"
+            lines.append(f"step {number}, {kind}: {estimate.rows} rows, {took}")
         if last.rule:
             lines.append(f"rule {last.rule}")
         share = seconds / total

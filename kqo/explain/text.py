@@ -10,7 +10,7 @@ from kqo.explain.subject import Subject
 from kqo.ir.nodes import GROUPED, Const, Physical
 from kqo.ir.window import roles
 from kqo.planner.estimate import Estimate, Prediction
-from kqo.planner.physical import Step
+from kqo.planner.physical import PhysicalPlan, Step
 from kqo.runtime.timing import Timings
 
 WIDTH = 100
@@ -19,6 +19,8 @@ OFF = 2.0
 """An estimate that is off by more than this factor is marked."""
 NOTICEABLE = 0.005
 """Below this share of the time nobody would look: such estimates are not marked."""
+SIBLING = "of the same GEMM"
+"""The operator of a step whose rows the step before it computes, with others' and its own."""
 
 
 def human(value: float, unit: str = "") -> str:
@@ -54,6 +56,10 @@ def describe(step: Step) -> str:
     if not node.agg:
         return step.form
     taps = "x".join(str(a.extent) for a in window.taps)
+    if step.leader is not None:
+        return SIBLING
+    if step.siblings:
+        return f"GEMM of {len(step.members)}"
     if step.form == "gather_gemm":
         return f"gather-GEMM {taps}" if taps else "GEMM"
     if step.form == GROUPED:
@@ -184,11 +190,14 @@ def _planned(subject: Subject, prediction: Prediction) -> list[str]:
             continue
         count = estimate.rows / queries
         moved = estimate.work.gathered + estimate.work.streamed
-        numbers = (
-            f"{count:7.1f} {min(1.0, count / plan.tables[step.table].rows):6.1%} "
-            f"{_short(estimate.work.macs / queries):>7} {_short(moved / queries):>7} "
-            f"{estimate.seconds / total:5.1%}"
-        )
+        numbers = f"{count:7.1f} {min(1.0, count / plan.tables[step.table].rows):6.1%} "
+        if step.leader is not None:
+            numbers += f"{'-':>7} {'-':>7} {'-':>5}"
+        else:
+            numbers += (
+                f"{_short(estimate.work.macs / queries):>7} {_short(moved / queries):>7} "
+                f"{estimate.seconds / total:5.1%}"
+            )
         rows.append((f"{number:3} {layer_of(subject, step)}", describe(step), numbers, step.rule))
     views = sum(e.seconds for s, e in zip(plan.steps, prediction.steps, strict=True) if not s.delta)
     rows.append(("    materialized views", "", f"{'':30} {views / total:5.1%}", ""))
@@ -197,6 +206,7 @@ def _planned(subject: Subject, prediction: Prediction) -> list[str]:
         *table([("step", "operator", head, "rule"), *rows]),
         "",
         "rows, MACs and bytes are per query; share is of all rows of the relation.",
+        *_siblings(plan),
         *saved_rows(subject),
     ]
 
@@ -232,13 +242,16 @@ def _analyzed(subject: Subject, prediction: Prediction, timings: Timings) -> lis
         if not step.delta and took < NOTICEABLE * spent:
             continue
         name = f"{number:3} {layer_of(subject, step)}{'' if step.delta else ' (view)'}"
+        head = f"{_shortened(name, 24):24} {describe(step):17} {_short(estimate.rows):>7}"
+        if step.leader is not None:
+            body.append(f"{head} {'-':>7} {'-':>8} {'-':>8} {'-':>6} {'-':>7} {'-':>6}")
+            continue
         moved = estimate.work.gathered + estimate.work.streamed
         speed = f"{2e-9 * estimate.work.macs / took:.0f}" if estimate.work.macs and took else "-"
         factor = estimate.seconds / took if took else 1.0
         mark = " *" if is_off(estimate, took, spent) else "  "
         body.append(
-            f"{_shortened(name, 24):24} {describe(step):17} "
-            f"{_short(estimate.rows):>7} {_short(moved):>7} "
+            f"{head} {_short(moved):>7} "
             f"{duration(estimate.seconds):>8} {duration(took):>8} {factor:5.2f}x{mark[1]}"
             f"{speed:>7} {took / spent:6.1%}"
         )
@@ -247,9 +260,17 @@ def _analyzed(subject: Subject, prediction: Prediction, timings: Timings) -> lis
         "",
         f"over the whole run, in {timings.clock}{shared}; GFLOP/s are those of the definition",
         "(Winograd needs fewer); * marks estimates off by more than 2x that matter.",
+        *_siblings(plan),
         *saved_rows(subject),
     ]
     return body
+
+
+def _siblings(plan: PhysicalPlan) -> list[str]:
+    """What is to be said of steps that are computed with others."""
+    if not any(step.siblings for step in plan.steps):
+        return []
+    return [f'a step "{SIBLING}" is computed by the step above it, whose figures are for all.']
 
 
 def is_off(estimate: Estimate, took: float, spent: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from kqo.planner.additive import left_out, shares
 from kqo.planner.cost import WORD, Work, with_copies, work
 from kqo.planner.physical import PhysicalPlan, Step
 from kqo.planner.rates import Rates
+from kqo.planner.siblings import joint
 
 REINFERENCE = 0.8
 """Time of torch over that of the same operations here, for full re-inference: it fuses activations
@@ -42,7 +43,7 @@ class Estimate:
 
     Attributes:
         rows: rows that it writes: delta rows of all queries, or rows of the view.
-        work: what it does.
+        work: what it does, with its siblings' work; nothing for a sibling.
         seconds: predicted time on one core.
         distinct: of its rows those that it computes, where it copies the others.
     """
@@ -111,8 +112,11 @@ def predict(
         distinct: rows that are computed by the steps that compute equal ones once, by step.
     """
     batches = -(-(queries + 1) // batch)
-    steps = []
+    steps: list[Estimate] = []
     for number, step in enumerate(plan.steps):
+        if step.leader is not None:
+            steps.append(replace(steps[-1], work=Work(), seconds=0.0))  # it is behind its leader
+            continue
         fewer = (distinct or {}).get(number)
         rows, every = _counted(plan, step, boxes, distinct=fewer)
         counted = _left_out(every, plan, step, boxes, rows, rates)
@@ -122,7 +126,9 @@ def predict(
             each_rows, each = _counted(plan, step, boxes, batches, fewer)
             each = _left_out(each, plan, step, boxes, each_rows, rates)
             seconds = batches * (each.seconds(rates) + rates.bind)
-            seconds += _beyond(step, rows * plan.tables[step.table].columns, batches) / rates.memory
+            for member in step.members:
+                elements = rows * plan.tables[member.table].columns
+                seconds += _beyond(member, elements, batches) / rates.memory
             seconds += shares(every, counted).seconds(rates)
             if fewer is not None:
                 seconds += telling(queries, len(fewer.axes), batches)
@@ -192,6 +198,10 @@ def _counted(
             tiles = tiles_of(everything(table.positions, 1), step.node)
     elif step.form == "additive" and step.sources[0] is not None:
         tiles = -(-int(boxes[step.sources[0]].volume().sum()) // batches)
+    if step.siblings:
+        each = [_moved(member, boxes) for member in step.members]
+        counted = joint(step.members, rows, each)
+        return rows, counted if step.delta else counted._replace(indices=0)
     moved = _moved(step, boxes)
     counted = work(step.form, step.node, computed, tiles, moved, strips=distinct is None)
     if distinct is not None:

@@ -13,6 +13,10 @@ from kqo.ir.nodes import Node
 from kqo.ir.region import Region
 from kqo.ir.schema import Axes, features, positions, size, without_query
 
+LARGE_KERNEL = 16 << 20
+"""Bytes from which on a kernel is used in the memory order that it has; activations are permuted
+instead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -68,6 +72,8 @@ class Step:
         constants.
         rule: the physical rule that chose the form; empty for the plain implementation.
         shared: whether it computes rows that are equal once per batch.
+        siblings: the steps behind it whose rows it computes too, by one product with its own.
+        leader: id of the table whose step computes the rows, for a sibling of that step.
     """
 
     name: str
@@ -79,6 +85,23 @@ class Step:
     sources: tuple[int | None, ...]
     rule: str = ""
     shared: bool = False
+    siblings: tuple[Step, ...] = ()
+    leader: int | None = None
+
+    @property
+    def members(self) -> tuple[Step, ...]:
+        """The steps whose rows are computed with this one's: itself, then its siblings."""
+        return (self, *self.siblings)
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        """Ids of the tables that it writes, with its siblings'."""
+        return tuple(step.table for step in self.members)
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Ids of the tables that it reads, with its siblings'."""
+        return tuple(t for step in self.members for t in step.sources if t is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ class Bound:
         starts: for an additive form, changed rows before those of each query, and of all.
         view: for an additive form, the view rows of what it reads.
         shared: how the rows of the batch are put together, where the step computes distinct ones.
+        siblings: of a step that computes other steps' rows too, what these write and read.
     """
 
     target: Values
@@ -73,6 +74,7 @@ class Bound:
     starts: Ints | None = None
     view: Values | None = None
     shared: Shared | None = None
+    siblings: tuple[Bound, ...] = ()
 
     def old_sum(self) -> Values:
         """The sum over all view rows, added up in float64, shape (columns,)."""
@@ -251,15 +253,23 @@ class Binder:
         per_row = table.columns if one_by_one else window.tap_count * first.buffer.shape[1]
         fewest = 32 if by_column else FEWEST_ROWS
         each = window.tap_count if by_column else per_row // PRODUCTS
-        parts = self.parts_of(out.count * table.columns * each)
+        columns = sum(self.tables[written].columns for written in step.writes)
+        parts = self.parts_of(out.count * columns * each)
+        per_row = max(per_row, columns) if step.siblings else per_row
         blocks = row_blocks(out.count, per_row * target.itemsize, fewest, parts)
         bound = Bound(target, (first, None, *operands), blocks, out)
+        bound.siblings = tuple(self._sibling(sibling, out) for sibling in step.siblings)
         if agg == "mean" and first.index is not None:
             present = (first.index >= PADDING_ROWS).sum(axis=1, keepdims=True)
             bound.counts = np.maximum(present, 1).astype(target.dtype)
         elif agg == "mean":
             bound.counts = np.ones((out.count, 1), dtype=target.dtype)
         return bound
+
+    def _sibling(self, step: Step, out: Region) -> Bound:
+        """What a sibling of a step writes, and reads beside the product."""
+        operands = self._all_natural(step, step.node.inputs, out, skip=2)
+        return Bound(self.target(step, out), (None, None, *operands), [], out)
 
     def _bind_additive(
         self, step: Step, out: Region, target: Values, operands: tuple[Input | None, ...]

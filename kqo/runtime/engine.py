@@ -212,7 +212,7 @@ class Engine:
 
     def _run_views(self, pool: ThreadPoolExecutor) -> None:
         for number, step in enumerate(self.plan.steps):
-            if step.delta or not step.once:
+            if step.delta or not step.once or step.leader is not None:
                 continue
             bound = self._view_bound(number, step)
             shares = [bound.blocks[w :: self.workers] for w in range(self.workers)]
@@ -338,13 +338,15 @@ class Engine:
                 return False  # what they write depends on more than which rows there are
             if outs[number] is not held.outs.get(number):
                 return False
-            read = [t for t in step.sources if t is not None]
+            read = step.reads
             return all(regions.get(t) is held.regions.get(t) for t in read) and all(
-                slots.get(t) == held.slots.get(t) for t in (step.table, *read)
+                slots.get(t) == held.slots.get(t) for t in (*step.writes, *read)
             )
 
         for number in numbers:
             step = self.plan.steps[number]
+            if step.leader is not None:
+                continue
             if step.delta:
                 last = held.bounds.pop(number, None)
                 if moving is None:

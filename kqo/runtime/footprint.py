@@ -57,7 +57,10 @@ def _largest_arrays(step: Step, itemsize: int, rows: int) -> int:
     if step.form == GROUPED:
         deep //= group_products(window, node.weight)
     if step.form in ("gather_gemm", GROUPED):
-        return max(min(FEWEST_ROWS, rows) * window.tap_count * deep * itemsize, BLOCK_BYTES)
+        least = min(FEWEST_ROWS, rows) * itemsize
+        wide = sum(size(roles(member.node).columns) for member in step.members)
+        product = max(least * wide, BLOCK_BYTES) if step.siblings else 0
+        return max(least * window.tap_count * deep, BLOCK_BYTES) + product
     sizes = tiling(window, node.tile)
     points = math.prod(m + r - 1 for m, r in sizes)
     outputs = math.prod(m for m, _ in sizes)
@@ -68,7 +71,7 @@ def _largest_arrays(step: Step, itemsize: int, rows: int) -> int:
 def _window_numbers(step: Step, rows: int, in_place: bool) -> int:
     """Bytes of the row numbers of a step's windows, roughly, for so many rows."""
     node = step.node
-    if not isinstance(node, Physical) or in_place:
+    if not isinstance(node, Physical) or in_place or step.leader is not None:
         return 0
     if step.form == "winograd":
         sizes = tiling(roles(node), node.tile)

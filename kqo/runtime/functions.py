@@ -86,3 +86,10 @@ def block_diagonal(kernels: Values, many: int) -> Values:
     for j in range(many):
         found[:, :, j, :, j] = kernels[j::many]
     return found.reshape(groups // many, taps * many * deep, many * wide)
+
+
+def side_by_side(*kernels: Values) -> Values:
+    """Kernels of equal height as one, shape (features, columns of all)."""
+    wide = sum(kernel.shape[1] for kernel in kernels)
+    found = np.empty((len(kernels[0]), wide), dtype=kernels[0].dtype)
+    return np.concatenate(kernels, axis=1, out=found)

@@ -37,7 +37,7 @@ def number_bytes(
         return _plain_bytes(step, rows, tables[step.table].columns)
     others = range(1, len(step.sources))
     found = sum(NUMBER * rows for n in others if not reads_in_place(step, n, tables, in_place))
-    if reads_in_place(step, 0, tables, in_place):
+    if step.leader is not None or reads_in_place(step, 0, tables, in_place):
         return found
     if reads is None:
         reads = rows * (roles(step.node).tap_count if step.node.agg else 1)

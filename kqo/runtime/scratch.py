@@ -56,6 +56,8 @@ def arrays_of(
         reads: row numbers of what its windows read, where that is known.
     """
     node, table = step.node, tables[step.table]
+    if step.leader is not None:
+        return {}
     if isinstance(node, Opaque):
         queries = -(-rows // max(1, table.rows))
         read = sum(tables[t].rows * tables[t].columns for t in step.sources if t is not None)
@@ -70,13 +72,25 @@ def arrays_of(
         block = _additive(step, tables, itemsize, rows, found)
     else:
         block = _gathered(step, node, tables, itemsize, rows, in_place, found)
+    for member in step.members:
+        for name, held in _epilogue(member, tables, itemsize, block, in_place).items():
+            found[name] = max(held, found.get(name, 0))
+    return found
+
+
+def _epilogue(
+    step: Step, tables: tuple[Table, ...], itemsize: int, block: int, in_place: Collection[int]
+) -> Arrays:
+    """What the epilogue of a step takes for a block of so many rows."""
+    node, found = step.node, Arrays()
+    assert isinstance(node, Physical)
     for name, operand in epilogue_operands(node).items():
-        source = step.sources[int(name[1:]) + 2]
-        if source is not None and not reads_in_place(step, int(name[1:]) + 2, tables, in_place):
+        number = int(name[1:]) + 2
+        if step.sources[number] is not None and not reads_in_place(step, number, tables, in_place):
             found[name] = block * size(features(operand.schema)) * itemsize
-    value = "v" if step.form == "rowwise" else "t"
-    taken = tail_arrays(node.tail, value)
-    each = block * table.columns * itemsize
+    apart = step.form == "rowwise" or bool(step.siblings) or step.leader is not None
+    taken = tail_arrays(node.tail, "v" if apart else "t")
+    each = block * tables[step.table].columns * itemsize
     found |= dict.fromkeys((*(f"u{n}" for n in range(1, taken.temps + 1)), *taken.filled), each)
     found[TEMPORARIES] = taken.made * each
     return found
@@ -152,7 +166,10 @@ def _gathered(
     if step.form in ("gather_gemm", GROUPED):
         deep //= group_products(window, node.weight) if step.form == GROUPED else 1
         each = taps * deep * itemsize
-        block = _block(rows, each)
+        wide = sum(tables[table].columns for table in step.writes) if step.siblings else 0
+        block = _block(rows, max(each, wide * itemsize))
+        if step.siblings:
+            found["v"] = block * wide * itemsize
         if step.form == "gather_gemm" and has_strips(window, deep, itemsize):
             plane = math.prod(shape(tables[step.table].positions)[1:])
             block = _block(rows, each, max(FEWEST_ROWS, plane), STRIP_BYTES)

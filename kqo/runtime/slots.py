@@ -77,7 +77,8 @@ def spans_of(plan: PhysicalPlan, boxes: Mapping[int, Boxes], kept: Collection[in
     for at, step in enumerate(plan.steps):
         if not step.delta:
             continue
-        found.setdefault(step.table, (at, at))
+        for table in step.writes:
+            found.setdefault(table, (at, at))
         if step.form in ("plain", "patch"):
             gathered.add(step.table)
         for number, source in enumerate(step.sources):

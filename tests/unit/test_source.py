@@ -66,6 +66,13 @@ def _volume() -> nn.Module:
     return nn.Sequential(nn.Conv3d(2, 3, 2), nn.ReLU(), nn.MaxPool3d(2))
 
 
+def _siblings() -> nn.Module:
+    """Convolutions that read the same rows, one of them without an epilogue."""
+    join: Callable[..., Tensor] = lambda x, a, b, c: torch.cat([a(x).relu(), b(x), c(x)], 1)  # noqa: E731
+    layers = nn.Conv2d(8, 24, 1), nn.Conv2d(8, 16, 1), nn.Conv2d(8, 4, 1, bias=False)
+    return nn.Sequential(nn.Conv2d(2, 8, 3), Apply("branches", join, *layers))
+
+
 def _series() -> nn.Module:
     return nn.Sequential(nn.ConvTranspose1d(2, 3, 3, stride=2), nn.GELU(), nn.Conv1d(3, 2, 5))
 
@@ -81,6 +88,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str]]] =
     "dense": (_dense, (2, 12, 12), {"concat", "gather_gemm"}),
     "head": (_head, (2, 12, 12), {"gather_gemm", "additive"}),
     "volume": (_volume, (2, 8, 8, 8), {"gather_gemm", "plain"}),
+    "siblings": (_siblings, (2, 12, 12), {"gather_gemm", "concat"}),
     "series": (_series, (2, 24), {"gather_gemm"}),
 }
 
