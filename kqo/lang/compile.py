@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from kqo.errors import KqoError, RuleError
@@ -380,6 +381,12 @@ def _call(template: ast.Call, types: Types) -> Evaluator:
     args = [_template(arg, types) for arg in template.args]
 
     call = function.call
+    variables = [arg.name for arg in template.args if isinstance(arg, ast.Variable)]
+    if len(args) > 1 and len(variables) == len(args):  # most are, and have a value
+        bound = itemgetter(*variables)
+        if function.contextual:
+            return lambda bindings, context: call(context, *bound(bindings))
+        return lambda bindings, context: call(*bound(bindings))
 
     def of_one(bindings: Bindings, context: Context) -> Any:
         value = args[0](bindings, context)
@@ -391,13 +398,18 @@ def _call(template: ast.Call, types: Types) -> Evaluator:
             return None
         return call(context, *values) if function.contextual else call(*values)
 
+    if len(args) == 1 and len(variables) == 1 and not function.contextual:
+        name = variables[0]
+        return lambda bindings, context: call(bindings[name])
     return of_one if len(args) == 1 and not function.contextual else of_several
 
 
 def _all(items: list[Evaluator], bindings: Bindings, context: Context) -> tuple[Any, ...] | None:
     """The values of all items; None where one of them has none, which refuses the match."""
-    values = [item(bindings, context) for item in items]
-    for value in values:
+    values: list[Any] = []
+    for item in items:
+        value = item(bindings, context)
         if value is None:
             return None
+        values.append(value)
     return tuple(values)
