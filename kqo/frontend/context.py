@@ -76,6 +76,8 @@ class Context:
         """A Const node over the given axes; values are shared with the tensor where types agree."""
         shape = tuple(extent for _, extent in axes)
         tensor = constant.tensor.detach()
+        if tensor.is_complex():
+            self.unsupported("complex numbers")
         identity = (tensor.data_ptr(), tensor.stride(), tuple(tensor.shape), shape)
         name, number = constant.name, 1
         # The tensor is kept with its address, which another one could take over if it were freed.
@@ -178,5 +180,6 @@ class Context:
 def to_numpy(tensor: Tensor, dtype: str) -> Array:
     """The tensor's values in a type, without a copy where it already has it."""
     wanted = {"float32": torch.float32, "float64": torch.float64}[dtype]
-    array: Array = np.asarray(tensor.detach().cpu().to(wanted).numpy())
+    # Of a view that is negated lazily, as z.conj().imag is, NumPy takes no memory.
+    array: Array = np.asarray(tensor.detach().resolve_neg().cpu().to(wanted).numpy())
     return array

@@ -124,6 +124,10 @@ def _check_mode(model: nn.Module) -> None:
         if tensor.is_meta:
             what = f"{name} on the meta device, which holds no values"
             raise ArgumentError("model", what, "a model with its weights loaded")
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            kind = tensor.dtype if tensor.is_quantized else tensor.layout
+            hint = f"call {'dequantize' if tensor.is_quantized else 'to_dense'}() on it"
+            raise ArgumentError("model", f"{name} as {kind}", "dense tensors of numbers", hint=hint)
 
 
 def _check_inputs(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

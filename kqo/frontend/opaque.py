@@ -209,7 +209,7 @@ def _close(one: Values, other: Values) -> bool:
 
 
 def _array(tensor: Tensor, dtype: np.dtype[Any]) -> Values:
-    return np.asarray(tensor.numpy().astype(dtype, copy=False))
+    return np.asarray(tensor.resolve_neg().numpy().astype(dtype, copy=False))
 
 
 def _computed(dtype: torch.dtype) -> torch.dtype:

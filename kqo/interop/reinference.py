@@ -109,7 +109,7 @@ class Reinference:
         if tensor.dim() == 4:
             tensor = tensor.to(memory_format=torch.channels_last)
         with torch.inference_mode():
-            return np.asarray((self._copy or self._module)(tensor).numpy())
+            return np.asarray((self._copy or self._module)(tensor).resolve_neg().numpy())
 
 
 def _changed(image: Values, fill: Values, changed: Boxes, first: int, last: int) -> Values:
