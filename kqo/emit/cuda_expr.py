@@ -39,6 +39,8 @@ _MATH = {
     "erf": "erff",
     "sin": "sinf",
     "cos": "cosf",
+    "atan": "atanf",
+    "fmod": "fmodf",
 }
 
 

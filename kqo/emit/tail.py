@@ -37,6 +37,8 @@ UFUNCS = {
     "erf": "erf",
     "sin": "np.sin",
     "cos": "np.cos",
+    "atan": "np.arctan",
+    "fmod": "np.fmod",
     "when": "when",
     "where": "where",
 }

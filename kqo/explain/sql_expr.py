@@ -89,6 +89,8 @@ FUNCTIONS: dict[str, Callable[..., str]] = {
     "sigmoid": lambda a: f"(1 / (1 + EXP(-{a})))",
     "sin": lambda a: f"SIN({a})",
     "cos": lambda a: f"COS({a})",
+    "atan": lambda a: f"ATAN({a})",
+    "fmod": lambda a, b: f"({a} - {b} * TRUNC({a} / {b}))",
 }
 
 

@@ -14,8 +14,9 @@ from kqo.ir.scalar import Expr, Num, V, call, format_expr
 
 _UNARY = (
     "abs", "neg", "floor", "ceil", "round", "exp", "log", "log1p", "sqrt", "rsqrt", "erf",
-    "sin", "cos",
+    "sin", "cos", "atan",
 )  # fmt: skip
+_HALF_TANH = call("tanh", times(V, 0.5))
 _EXPRESSIONS: dict[str, Expr] = {
     **{name: call(name, V) for name in _UNARY},
     "sign": call("sub", call("gt", V, 0.0), call("gt", 0.0, V)),  # of NaN it is 0
@@ -29,6 +30,20 @@ _EXPRESSIONS: dict[str, Expr] = {
     "log2": times(call("log", V), 1 / math.log(2)),
     "log10": times(call("log", V), 1 / math.log(10)),
     "tan": call("div", call("sin", V), call("cos", V)),
+    "asin": call(
+        "atan", call("div", V, call("sqrt", times(call("sub", 1.0, V), call("add", 1.0, V))))
+    ),
+    "acos": times(
+        call("atan", call("sqrt", call("div", call("sub", 1.0, V), call("add", 1.0, V)))), 2.0
+    ),
+    "cosh": call("add", times(call("exp", V), 0.5), times(call("exp", call("neg", V)), 0.5)),
+    # Of small values the two exponentials would cancel.
+    "sinh": call(
+        "where",
+        call("gt", 1.0, call("abs", V)),
+        call("div", times(_HALF_TANH, 2.0), call("sub", 1.0, times(_HALF_TANH, _HALF_TANH))),
+        call("sub", times(call("exp", V), 0.5), times(call("exp", call("neg", V)), 0.5)),
+    ),
 }
 
 
@@ -126,6 +141,20 @@ def div_mode(
     if rounding_mode != "floor":
         at.unsupported(f"rounding mode {rounding_mode}")
     return apply(quotient, call("floor", V))
+
+
+@lowers("aten.fmod.Scalar")
+def fmod(at: Context, x: Value, divisor: Number) -> Value:
+    """What is left after division by a number, with the sign of x."""
+    return apply(x, call("fmod", V, float(divisor)))
+
+
+@lowers("aten.remainder.Scalar")
+def remainder(at: Context, x: Value, divisor: Number) -> Value:
+    """What is left after division by a number, with the sign of that number."""
+    left = call("fmod", V, float(divisor))
+    other = call("gt", 0.0, times(left, float(divisor)))
+    return apply(x, call("where", other, call("add", left, float(divisor)), left))
 
 
 @lowers("aten.maximum.default", "aten.max.other", kind="max")

@@ -51,6 +51,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "exp": torch.exp, "log": torch.log, "log1p": torch.log1p, "sqrt": torch.sqrt,
     "rsqrt": torch.rsqrt, "pow": torch.pow, "tanh": torch.tanh, "sigmoid": torch.sigmoid,
     "erf": torch.erf, "sin": torch.sin, "cos": torch.cos, "left": lambda a, b: a + 0 * b,
+    "atan": torch.atan, "fmod": torch.fmod,
 }  # fmt: skip
 _EMPTY = {"max": -math.inf, "min": math.inf}
 

@@ -102,6 +102,15 @@ def _pow(a: float, b: float) -> float:
         return math.inf if a == 0 else math.nan
 
 
+def _fmod(a: Any, b: Any) -> Any:
+    """What is left of a after as many b as go into it, with the sign of a."""
+    if isinstance(a, float) or isinstance(b, float):
+        usual = math.isfinite(a) and b == b and b != 0
+        return math.fmod(a, b) if usual else math.nan
+    left = abs(a) % abs(b) if b else math.nan
+    return left if a >= 0 else -left
+
+
 def _sigmoid(v: float) -> float:
     return 1 / (1 + math.exp(-v)) if v >= 0 else (e := math.exp(v)) / (1 + e)
 
@@ -141,6 +150,8 @@ FUNCTIONS: dict[str, Function] = {
     "erf": Function(1, math.erf, False),
     "sin": Function(1, lambda a: math.nan if math.isinf(a) else math.sin(a), False),
     "cos": Function(1, lambda a: math.nan if math.isinf(a) else math.cos(a), False),
+    "atan": Function(1, math.atan, False),
+    "fmod": Function(2, _fmod, True),
 }
 
 

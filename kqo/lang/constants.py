@@ -50,6 +50,8 @@ _SCALAR: dict[str, Callable[..., Any]] = {
     "tanh": np.tanh,
     "sin": np.sin,
     "cos": np.cos,
+    "atan": np.arctan,
+    "fmod": np.fmod,
 }
 _AGGREGATE: dict[str, Callable[..., Any]] = {
     "sum": np.sum,

@@ -23,9 +23,10 @@ SHORT_ROW = 32
 """Bytes of rows up to which windows of several axes are put together from strips."""
 FEWEST_ROWS = 512
 FEWEST_TILES = 192
-FUNCTIONS = frozenset(
-    ("exp", "log", "log1p", "sqrt", "rsqrt", "pow", "tanh", "sigmoid", "erf", "sin", "cos")
-)
+FUNCTIONS = frozenset((
+    "exp", "log", "log1p", "sqrt", "rsqrt", "pow", "tanh", "sigmoid", "erf", "sin", "cos", "atan",
+    "fmod",
+))  # fmt: skip
 
 
 class Work(NamedTuple):

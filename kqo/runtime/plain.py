@@ -73,6 +73,8 @@ _CALLS: dict[str, Callable[..., Values]] = {
     "tanh": np.tanh,
     "sin": np.sin,
     "cos": np.cos,
+    "atan": np.arctan,
+    "fmod": np.fmod,
     "where": lambda c, a, b: np.asarray(np.where(c != 0, a, b)),
 }
 

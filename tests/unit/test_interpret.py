@@ -162,6 +162,9 @@ def test_broadcast_union_and_transpose():
         (call("div", 1.0, V), torch.reciprocal),
         (call("pow", V, -3.0), lambda x: x**-3.0),
         (call("log1p", V), torch.log1p),
+        (call("atan", V), torch.atan),
+        (call("fmod", V, 0.75), lambda x: torch.fmod(x, 0.75)),
+        (call("fmod", 2.5, V), lambda x: torch.fmod(torch.tensor(2.5, dtype=x.dtype), x)),
     ],
 )
 def test_functions(fn, wanted):

@@ -194,6 +194,7 @@ def test_unusual_conditions():
         call("div", call("min", V, 0.1), -3e-7),
         call("add", call("sin", V), call("cos", call("ceil", call("floor", call("sign", V))))),
         call("min", call("exp", V), float("inf")),
+        call("add", call("atan", V), call("fmod", V, 0.75)),
     ],
 )
 def test_functions(fn):
