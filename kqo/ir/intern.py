@@ -11,8 +11,24 @@ import weakref
 from dataclasses import dataclass, fields
 from typing import Any, dataclass_transform
 
-_INTERNED: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+
+class _Held(weakref.ref[Any]):
+    """What is interned, for as long as it is used, and its key."""
+
+    __slots__ = ("key",)
+    key: Any
+
+
+_INTERNED: dict[Any, _Held] = {}
 _LOCK = threading.RLock()
+
+
+# Bound here, since modules may be gone when the last objects go.
+def _forget(held: Any, table: dict[Any, _Held] = _INTERNED, lock: Any = _LOCK) -> None:
+    """An object is used no more. There may be another of its key by now."""
+    with lock:
+        if table.get(held.key) is held:
+            del table[held.key]
 
 
 @dataclass_transform(frozen_default=True)
@@ -40,10 +56,12 @@ class Interned(type):
             made = None
         key = (cls, *args)
         with _LOCK:
-            found = _INTERNED.get(key)
+            held = _INTERNED.get(key)
+            found = None if held is None else held()
             if found is None:  # most of what rules make is there already
                 if made is None:
                     made = object.__new__(cls)  # type: ignore[arg-type]
                     made.__dict__.update(zip(cls.field_names, args, strict=True))
-                _INTERNED[key] = found = made
+                _INTERNED[key] = kept = _Held(made, _forget)
+                kept.key, found = key, made
             return found

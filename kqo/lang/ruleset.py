@@ -93,8 +93,14 @@ def load_rules(*directories: str | PathLike[str]) -> RuleSet:
         ArgumentError: a directory that does not exist, or has no folder of a known family.
         RuleError: a file that does not parse or check, or a rule that is defined twice.
     """
-    folders = directories or (data_path("rules"),)
-    return _load(tuple(str(Path(folder).resolve()) for folder in folders))
+    if not directories:
+        return _load((_own_folder(),))
+    return _load(tuple(str(Path(folder).resolve()) for folder in directories))
+
+
+@lru_cache(maxsize=1)
+def _own_folder() -> str:
+    return str(data_path("rules").resolve())
 
 
 @lru_cache(maxsize=64)

@@ -55,7 +55,9 @@ class Memo:
 
         A node that no group holds is its own only alternative.
         """
-        group = self._groups.get(self.representative(node))
+        group = self._groups.get(node)
+        if group is None:
+            group = self._groups.get(self._home.get(node, node))
         return tuple(group) if group is not None else (node,)
 
     def representative(self, node: Node) -> Node:
@@ -232,8 +234,9 @@ class _Explorer:
         level = [home]
         for depth in range(1, max((d for d, _ in wanted), default=0) + 1):
             above = [pair for node in level for pair in self.memo._parents.get(node, ())]
+            ops = {reader.op for _, reader in above}
             for found, rule in wanted:
-                if found == depth:
+                if found == depth and not ops.isdisjoint(rule.roots):
                     for reader_home, reader in above:
                         if reader.op in rule.roots:
                             self._enqueue(reader_home, reader, rule)
