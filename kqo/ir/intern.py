@@ -26,9 +26,10 @@ _LOCK = threading.RLock()
 # Bound here, since modules may be gone when the last objects go.
 def _forget(held: Any, table: dict[Any, _Held] = _INTERNED, lock: Any = _LOCK) -> None:
     """An object is used no more. There may be another of its key by now."""
+    key = held.key
     with lock:
-        if table.get(held.key) is held:
-            del table[held.key]
+        if table.get(key) is held:
+            del table[key]
 
 
 @dataclass_transform(frozen_default=True)
