@@ -34,11 +34,11 @@ def test_equal_nodes_are_one_object() -> None:
 def test_a_node_that_nobody_has_is_forgotten() -> None:
     name = "read by nobody"
     made = Group(Scan(name, AXES), ("c",), "sum")
-    kept = [key for key in _INTERNED if key[1] == name]
+    kept = [key for key in list(_INTERNED) if key[1] == name]
     assert len(kept) == 1
     del made
     gc.collect()
-    assert not [key for key in _INTERNED if key[1] == name]
+    assert not [key for key in list(_INTERNED) if key[1] == name]
 
 
 @pytest.mark.parametrize(
