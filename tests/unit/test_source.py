@@ -69,8 +69,8 @@ def _volume() -> nn.Module:
 def _siblings() -> nn.Module:
     """Convolutions that read the same rows, one of them without an epilogue."""
     join: Callable[..., Tensor] = lambda x, a, b, c: torch.cat([a(x).relu(), b(x), c(x)], 1)  # noqa: E731
-    layers = nn.Conv2d(8, 24, 1), nn.Conv2d(8, 16, 1), nn.Conv2d(8, 4, 1, bias=False)
-    return nn.Sequential(nn.Conv2d(2, 8, 3), Apply("branches", join, *layers))
+    layers = nn.Conv2d(32, 8, 1), nn.Conv2d(32, 16, 1), nn.Conv2d(32, 4, 1, bias=False)
+    return nn.Sequential(nn.Conv2d(2, 32, 3), Apply("branches", join, *layers))
 
 
 def _series() -> nn.Module:
