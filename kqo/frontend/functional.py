@@ -86,8 +86,16 @@ def made_functional(graph: fx.Graph, constants: Collection[fx.Node]) -> bool:
         for user in [user for user in written.users if order[user] > order[node]]:
             user.replace_input_with(written, made)
         graph.erase_node(node)
-    graph.eliminate_dead_code()  # what was written is not always read
+    drop_unused(graph)  # what was written is not always read
     return True
+
+
+def drop_unused(graph: fx.Graph) -> None:
+    """Erase what nobody reads and what writes nothing. PyTorch's own way asks of every node whether
+    it writes, which takes ten times as long."""
+    for node in reversed(graph.nodes):
+        if not node.users and not node.is_impure():
+            graph.erase_node(node)
 
 
 def _schema(node: fx.Node) -> torch.FunctionSchema | None:

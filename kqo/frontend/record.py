@@ -28,7 +28,7 @@ from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kqo.frontend.functional import made_functional
+from kqo.frontend.functional import drop_unused, made_functional
 from kqo.frontend.program import Program
 from kqo.frontend.unfilled import result_of, unfilled
 
@@ -215,7 +215,7 @@ def _recorded(
     if recorder.refused or not all(isinstance(leaf, Tensor) for leaf in leaves):
         return None
     graph.output(tuple(recorder.node(leaf) for leaf in leaves))
-    graph.eliminate_dead_code()
+    drop_unused(graph)
     if not made_functional(graph, of):
         return None
     for node in [node for node in of if not node.users]:
