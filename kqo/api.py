@@ -131,7 +131,7 @@ class CompiledPlan:
                 check_budget(self.options.memory_bytes, gpu, self.options.batch)
                 return on_gpu_by, gpu.plan, gpu.source, gpu
             self._not_on_gpu = (found,) if found else ()
-            chooser = Chooser(overlaid, memo, changed, len(self.placed), self._rates)
+            chooser = Chooser(overlaid, memo, changed, self._rates, self.options.tolerance)
             engine = self._numpy(chooser, changed, self.options)
             check_budget(self.options.memory_bytes, engine, self.options.batch)
             return chooser, engine.plan, engine.source, engine
@@ -361,7 +361,7 @@ class CompiledPlan:
         plan = self.workload.apply(self.logical)
         memo = explore(plan, rules.without(*fast), options.parameters)
         changed = {self.scan.name: boxes}
-        return self._numpy(Chooser(plan, memo, changed, boxes.queries, REFERENCE), changed, options)
+        return self._numpy(Chooser(plan, memo, changed, REFERENCE), changed, options)
 
     @cached_property
     def _finite_constants(self) -> bool:

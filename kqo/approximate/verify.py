@@ -57,7 +57,7 @@ def verified(plan: Checked, result: Result, images: list[Inputs], count: int) ->
         raise VerificationError(
             f"{count} sampled queries differ from full re-inference by {worst:.2e} of the "
             f"largest output; the tolerance is {plan.options.stated_tolerance:g}",
-            hint="raise the tolerance, or leave out the rules of family physical",
+            hint="compile with a smaller tolerance, for more exact forms; or with a larger one",
         )
     facts: dict[str, Any] = {**result.facts, "verified": len(queries), "error": worst}
     if not exact:

@@ -17,6 +17,7 @@ from kqo.ir.plan import Plan
 from kqo.ir.schema import Axes, has_query, without_query
 from kqo.ir.text import Labels, format_definition
 from kqo.planner.physical import Table
+from kqo.planner.rounding import rounding_of
 from kqo.runtime.timing import Timings
 
 VERSION = 1
@@ -112,6 +113,7 @@ def _physical(subject: Subject, timings: Timings | None) -> dict[str, Any]:
         "approximate_by": list(subject.approximate),
         "expected": None if subject.expected is None else asdict(subject.expected),
         "stages": [asdict(stage) for stage in subject.stages],
+        "rounding": rounding_of(plan),
         "queries": subject.queries,
         "batch": subject.batch,
         "threads": subject.workers,

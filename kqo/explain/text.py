@@ -9,8 +9,10 @@ from kqo.explain.locality import locality
 from kqo.explain.subject import Subject
 from kqo.ir.nodes import GROUPED, Const, Physical
 from kqo.ir.window import roles
+from kqo.planner.choose import Chooser
 from kqo.planner.estimate import Estimate, Prediction
 from kqo.planner.physical import PhysicalPlan, Step
+from kqo.planner.rounding import rounding_of
 from kqo.runtime.timing import Timings
 
 WIDTH = 100
@@ -132,6 +134,8 @@ def _head(subject: Subject, prediction: Prediction) -> list[str]:
         f"bytes moved per query: {human(moved / queries, 'B')}; "
         f"materialized views: {human(held, 'B')}"
     )
+    if rounding := rounding_of(plan):
+        lines.append(_rounding(subject.chooser, rounding))
     threads = "1 thread" if subject.workers == 1 else f"{subject.workers} threads"
     seconds = prediction.seconds
     if subject.stages:
@@ -149,6 +153,15 @@ def _head(subject: Subject, prediction: Prediction) -> list[str]:
     called = {number: layer_of(subject, step) for number, step in enumerate(plan.steps)}
     lines += locality(subject, called)
     return lines
+
+
+def _rounding(chooser: Chooser, expected: float) -> str:
+    found = f"rounding of fast forms: {expected:.1e} expected"
+    if chooser.tolerance is not None:
+        found += f", {chooser.tolerance:g} allowed"
+    if layers := len(chooser.most_rounding):
+        found += f", for which {layers} {'layer is' if layers == 1 else 'layers are'} slower"
+    return found
 
 
 def _measured(subject: Subject, prediction: Prediction, timings: Timings) -> str:

@@ -29,7 +29,7 @@ POINTS = {
     7: ("0", "3/5", "-3/5", "1", "-1", "7/4", "-7/4"),
     9: ("0", "2/5", "-2/5", "4/5", "-4/5", "5/4", "-5/4", "2", "-2"),
 }
-SIZES = frozenset((m, r) for m in (2, 4) for r in (3, 5, 7))
+SIZES = frozenset((m, r) for m in (2, 4, 6) for r in (3, 5, 7) if m + r < 12)
 """Sizes (outputs, taps) along one axis for which points are given."""
 
 
@@ -102,6 +102,18 @@ def smaller(m: int, r: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     b.append(_polynomial(kept))
     first, second = _floats(a, b)
     return first, second
+
+
+@cache
+def amplification(m: int, r: int) -> float:
+    """How much larger than an output are the products that are summed for it, root mean square, for
+    independent values and taps: what cancels there is left as rounding error.
+
+    After Barabasz et al., ACM TOMS 2020, whose bound has norms where this has their expectation.
+    """
+    a, g, b = matrices(m, r)
+    sizes = (g**2).sum(1) * (b**2).sum(1)
+    return float(np.sqrt((a**2 @ sizes).mean() / r))
 
 
 @cache

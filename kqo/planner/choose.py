@@ -48,9 +48,10 @@ from kqo.planner.candidates import (
     is_vector,
 )
 from kqo.planner.cost import work
-from kqo.planner.estimate import tiles_of
+from kqo.planner.estimate import USUAL_BATCH, kernel_bytes, tiles_of
 from kqo.planner.physical import PhysicalPlan, Step, Table
 from kqo.planner.rates import Rates
+from kqo.planner.rounding import rounding, within
 from kqo.planner.shrink import unmeasured, without
 from kqo.rewrite.memo import Memo
 
@@ -59,18 +60,27 @@ class Chooser:
     """Chooses storage and forms for one plan over one set of positions.
 
     Attributes:
+        tolerance: that what forms are expected to lose to rounding may reach in all; None for any.
+        most_rounding: by kernel, what may be lost to rounding where that keeps the tolerance.
         bound: regions as bound to the positions, with the query that changes nothing.
         unmeasured: regions that rules would cut by what changed, where the choice does not.
     """
 
     def __init__(
-        self, plan: Plan, memo: Memo, changed: Mapping[str, Boxes], queries: int, rates: Rates
+        self,
+        plan: Plan,
+        memo: Memo,
+        changed: Mapping[str, Boxes],
+        rates: Rates,
+        tolerance: float | None = None,
     ) -> None:
         self.plan = plan
         self.memo = memo
         self.changed = with_untouched(changed)
-        self.queries = queries
+        self.queries = next(iter(changed.values())).queries
         self.rates = rates
+        self.tolerance = tolerance
+        self.most_rounding: Mapping[Node, float] = {}
         self.bound = Known()
         self.readers = plan.readers()
         for home in memo.groups():
@@ -81,6 +91,7 @@ class Chooser:
                     self.readers.setdefault(base, self.readers.get(home, 1))
         self._cost: dict[Node, tuple[float, Candidate | None]] = {}
         self._candidates: dict[Node, list[Candidate]] = {}
+        self._products: dict[Node, dict[Node, float]] = {}
         self._rows: dict[Node, int] = {}
         self._sliced: dict[Node, bool] = {}
         self._overlays: dict[Node, Overlay | None] = {}
@@ -145,6 +156,9 @@ class Chooser:
             if isinstance(alternative, Domain):
                 found.append(Candidate("plain", alternative))
             elif isinstance(alternative, Physical):
+                most = self.most_rounding.get(alternative.weight)
+                if most is not None and self._rounding(alternative) > most:
+                    continue
                 if alternative.form == "additive" and self.overlay(alternative.input) is None:
                     continue  # its input is stored in full, so that there is nothing to subtract
                 found.append(Candidate(alternative.form, alternative))
@@ -155,6 +169,9 @@ class Chooser:
             ):
                 found.append(Candidate("plain", alternative))
         return found
+
+    def _rounding(self, node: Node) -> float:
+        return rounding(node, self.plan.dtype)
 
     def form_rule(self, node: Node) -> str:
         """Name of the rule that added a form, before others fused an epilogue into it."""
@@ -193,7 +210,11 @@ class Chooser:
             counted = left_out(
                 counted, candidate.form, candidate.node, rows, moved, axes, self.rates
             )
-        return counted.seconds(self.rates) + self.rates.bind
+        seconds = counted.seconds(self.rates) + self.rates.bind
+        if has_query(node.schema) and not self.rates.linear_block:
+            batches = -(-self.queries // USUAL_BATCH)
+            seconds += batches * kernel_bytes(candidate.form, candidate.node) / self.rates.memory
+        return seconds
 
     def cost(self, node: Node) -> tuple[float, Candidate | None]:
         """Cost of having this relation's rows, its inputs' shares included, and the way chosen."""
@@ -255,6 +276,8 @@ class Chooser:
             for source in candidate.sources:
                 if source is not None:
                     cost += self._cost[source][0] / max(1, self.readers.get(source, 1))
+            if is_product(candidate):
+                self._products.setdefault(node, {})[candidate.node] = cost
             if cost < best[0]:
                 best = (cost, candidate)
         if best[1] is None:
@@ -388,7 +411,9 @@ class Chooser:
         )
 
     def _chosen(self) -> list[Node]:
-        """The relations that the chosen forms store, inputs before readers."""
+        """The relations that the cheapest forms store, inputs before readers."""
+        for _, root in self.plan.roots:
+            self.cost(root)
         wanted: set[Node] = set()
         stack = [root for _, root in self.plan.roots]
         while stack:
@@ -409,13 +434,36 @@ class Chooser:
                 stack.extend(i for i in candidate.sources if i is not None)
         return [node for node in self._cost if node in wanted]
 
+    def _bases_of(self, chosen: list[Node]) -> set[Node]:
+        return {bare(over.base) for n in chosen if (over := self.overlay(n)) is not None}
+
+    def _exact_enough(self, chosen: list[Node], tolerance: float) -> list[Node]:
+        """The relations chosen so that what is expected of rounding keeps the tolerance."""
+        bases = self._bases_of(chosen)
+        offers: dict[Node, list[tuple[float, float]]] = {}
+        for node in chosen:  # views have the forms of their delta rows, and the same errors
+            way = self._cost[node][1]
+            if way is None or not isinstance(way.node, Physical) or node in bases:
+                continue
+            if way.form == "winograd":
+                offers.setdefault(way.node.weight, []).extend(
+                    (cost, self._rounding(other)) for other, cost in self._products[node].items()
+                )
+        left = within(tolerance, offers)
+        if not left:
+            return chosen
+        self.most_rounding = left
+        self._candidates.clear()
+        self._cost.clear()
+        return self._chosen()
+
     def choose(self) -> PhysicalPlan:
         """The physical plan for the roots."""
         roots = []
-        for _, root in self.plan.roots:
-            self.cost(root)
         chosen = self._chosen()
-        self._bases = {bare(over.base) for n in chosen if (over := self.overlay(n)) is not None}
+        if self.tolerance is not None:
+            chosen = self._exact_enough(chosen, self.tolerance)
+        self._bases = self._bases_of(chosen)
         for node in chosen:
             self.table(node)
         self._spread_unsaved()

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kqo.ir.boxes import Boxes, everything
-from kqo.ir.nodes import GROUPED, Physical
+from kqo.ir.nodes import GROUPED, Node, Physical
+from kqo.ir.schema import size
 from kqo.ir.window import roles, tiling
 from kqo.ir.winograd import cover
 from kqo.planner.additive import left_out, shares
@@ -28,6 +29,8 @@ RUN, STEP = 8e-3, 1e-4
 """Seconds that a run takes beside its steps' work, and beside each step's: threads that start and
 wait for each other, the model's weights and the answers that are looked through."""
 
+USUAL_BATCH = 48
+"""Queries of a batch, for choices that are made before batches are: each reads every kernel."""
 PRODUCTS = ("gather_gemm", GROUPED, "winograd")
 PIECES = 3
 """Pieces along each axis that a query's rows are cut into to find equal ones."""
@@ -142,8 +145,19 @@ def predict(
 
 def _beyond(step: Step, elements: int, batches: int) -> int:
     """Bytes beyond the caches: results, and kernels, which others displace from batch to batch."""
-    kernel = work(step.form, step.node, 1, 1).panels if step.form in PRODUCTS else 0
-    return elements * WORD + batches * kernel
+    return elements * WORD + batches * kernel_bytes(step.form, step.node)
+
+
+def kernel_bytes(form: str, node: Node) -> int:
+    """Bytes of the kernel of a form that multiplies matrices, in the layout that it reads."""
+    if form not in PRODUCTS or not isinstance(node, Physical):
+        return 0
+    if form == GROUPED:
+        return work(form, node, 1).panels
+    numbers = size(node.weight.schema)
+    for m, r in tiling(roles(node), node.tile) if form == "winograd" else ():
+        numbers = numbers // r * (m + r - 1)
+    return numbers * WORD
 
 
 def telling(queries: int, rank: int, batches: int) -> float:

@@ -104,7 +104,7 @@ def _run(
     scan = plan.scans[0]
     regions = instance.regions[scan.name]
     changed = {scan.name: boxes_of(scan.axes, regions)}
-    chooser = _Preferring(normal, memo, changed, len(regions), REFERENCE)
+    chooser = _Preferring(normal, memo, changed, REFERENCE)
     chooser.preferred = preferred
     physical = chooser.choose()
     engine = Engine(physical, emit(physical), changed, threads=1)

@@ -81,7 +81,7 @@ class Case:
         overlaid = plan.workload.apply(plan.logical)
         memo = explore(overlaid, rules_for(plan.options), {})
         rates = cuda_rates(precision)
-        return Chooser(overlaid, memo, self.changed, len(plan.placed), rates).choose()
+        return Chooser(overlaid, memo, self.changed, rates).choose()
 
     @property
     def changed(self):

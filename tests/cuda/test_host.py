@@ -24,7 +24,7 @@ from tests.unit.lowering import noise
 
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="needs g++")
 EXACT = 1e-5  # the stated tolerance: both engines round, in different orders
-RULES = {"WinogradProductBy2": 2, "WinogradProduct": 4}
+RULES = {"WinogradProductBy2": 2, "WinogradProduct": 4, "WinogradProductBy6": 6}
 QUICK = ("efficientnet", "regnet", "unet", "volume", "fusion")
 """Models each of which has what the others lack: gates, groups, resizing, axes, inputs."""
 

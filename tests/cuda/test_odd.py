@@ -31,7 +31,7 @@ def test_odd_plans_answer_right(name: str, tmp_path) -> None:
     normal, _ = normalize(plan, load_rules())
     memo = explore(normal, load_rules())
     changed = {"image": boxes_of(OLD.axes, REGIONS)}
-    chosen = Chooser(normal, memo, changed, len(REGIONS), REFERENCE).choose()
+    chosen = Chooser(normal, memo, changed, REFERENCE).choose()
     found = CudaEngine(chosen, changed, device=HostDevice(tmp_path)).run({"image": image})
     wanted = interpret(plan, {"image": X}, {"image": REGIONS})
     for key in roots:

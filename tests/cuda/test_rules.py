@@ -17,6 +17,7 @@ QUICK = ("GatherProduct", "TapByTap", "AddDeltaTapByTap", "AddDeltaToSumOfProduc
 SELDOM = (
     "WinogradProduct",
     "WinogradProductBy2",
+    "WinogradProductBy6",
     "MaterializeInvariantParts",
     "HoistOverlayThroughRight",
 )

@@ -45,7 +45,7 @@ def step_seconds(features: int, rates: Rates) -> tuple[float, float]:
     overlaid = plan.workload.apply(plan.logical)
     memo = explore(overlaid, rules_for(plan.options), {})
     changed = {plan.scan.name: plan.placed.boxes(plan.scan.axes)}
-    chooser = Chooser(overlaid, memo, changed, len(plan.placed), rates)
+    chooser = Chooser(overlaid, memo, changed, rates)
     physical = chooser.choose()
     found = {
         t.id: chooser.boxes(n) for n, i in chooser._built.items() for t in [physical.tables[i]]

@@ -62,7 +62,7 @@ def answers(without: tuple[str, ...], roots: Mapping[str, Node]) -> None:
     normal, _ = normalize(plan, rules)
     memo = explore(normal, rules)
     changed = {"image": boxes_of(OLD.axes, REGIONS)}
-    chosen = Chooser(normal, memo, changed, len(REGIONS), REFERENCE).choose()
+    chosen = Chooser(normal, memo, changed, REFERENCE).choose()
     found = Engine(chosen, emit(chosen), changed, threads=1).run({"image": X})
     wanted = interpret(plan, {"image": X}, {"image": REGIONS})
     for name in roots:

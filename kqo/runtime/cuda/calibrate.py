@@ -168,8 +168,8 @@ class _Measure:
         placed = workload.resolve(tuple(a.extent or 1 for a in scan.axes))
         changed = {scan.name: placed.boxes(scan.axes)}
         asked = workload.apply(plan)
-        rules = load_rules().without("WinogradProductBy2", *without)
-        chooser = Chooser(asked, explore(asked, rules, {}), changed, 1, cuda_rates(self.precision))
+        rules = load_rules().without("WinogradProductBy2", "WinogradProductBy6", *without)
+        chooser = Chooser(asked, explore(asked, rules, {}), changed, cuda_rates(self.precision))
         physical = chooser.choose()
         engine = CudaEngine(physical, changed, device=self.device, precision=self.precision)
         inputs = {

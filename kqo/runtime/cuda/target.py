@@ -43,8 +43,9 @@ def gpu_engine(
             raise refusal
         device = CupyDevice()
         rates = gpu_rates(device.name, options.precision)
-        queries = next(iter(changed.values())).queries
-        chooser = Chooser(plan, memo, changed, queries, rates)
+        # Products of tensor cores are not Winograd's.
+        tolerance = options.tolerance if options.precision == "float32" else None
+        chooser = Chooser(plan, memo, changed, rates, tolerance)
         engine = CudaEngine(
             chooser.choose(),
             changed,
