@@ -211,7 +211,7 @@ class Chooser:
                 counted, candidate.form, candidate.node, rows, moved, axes, self.rates
             )
         seconds = counted.seconds(self.rates) + self.rates.bind
-        if has_query(node.schema) and not self.rates.linear_block:
+        if has_query(node.schema):
             batches = -(-self.queries // USUAL_BATCH)
             seconds += batches * kernel_bytes(candidate.form, candidate.node) / self.rates.memory
         return seconds

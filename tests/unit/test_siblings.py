@@ -28,6 +28,7 @@ from kqo.runtime.functions import side_by_side
 from tests.property.layers import Apply
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "siblings"
+WINOGRAD = ("WinogradProduct", "WinogradProductBy2", "WinogradProductBy6")
 SCHEMA = json.loads(Path(document.__file__).with_name("explain.schema.json").read_text())
 EXTENT = 24
 
@@ -228,7 +229,7 @@ def test_what_a_gpu_runs_has_none() -> None:
     """All targets choose alike; what is one product is found behind that, for NumPy."""
     by = _compiled(Block()).subject().chooser
     changed = {name: boxes.select(np.arange(49)) for name, boxes in by.changed.items()}
-    again = Chooser(by.plan, by.memo, changed, 49, REFERENCE)
+    again = Chooser(by.plan, by.memo, changed, REFERENCE)
     assert not any(step.siblings for step in again.choose().steps)
 
 
@@ -279,7 +280,7 @@ def test_the_product_is_counted_in_a_budget() -> None:
 
 def test_explain_says_what_computes_them(update_golden: bool) -> None:
     torch.manual_seed(0)
-    plan = _compiled(Block(), without=("WinogradProduct", "WinogradProductBy2"))
+    plan = _compiled(Block(), without=WINOGRAD)
     text = plan.explain()
     path = GOLDEN / "explain.txt"
     if update_golden:
