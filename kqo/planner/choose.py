@@ -51,7 +51,7 @@ from kqo.planner.cost import work
 from kqo.planner.estimate import USUAL_BATCH, kernel_bytes, tiles_of
 from kqo.planner.physical import PhysicalPlan, Step, Table
 from kqo.planner.rates import Rates
-from kqo.planner.rounding import rounding, within
+from kqo.planner.rounding import Offers, levels, rounding, within
 from kqo.planner.shrink import unmeasured, without
 from kqo.rewrite.memo import Memo
 
@@ -80,7 +80,7 @@ class Chooser:
         self.queries = next(iter(changed.values())).queries
         self.rates = rates
         self.tolerance = tolerance
-        self.most_rounding: Mapping[Node, float] = {}
+        self.most_rounding: dict[Node, float] = {}
         self.bound = Known()
         self.readers = plan.readers()
         for home in memo.groups():
@@ -434,36 +434,36 @@ class Chooser:
                 stack.extend(i for i in candidate.sources if i is not None)
         return [node for node in self._cost if node in wanted]
 
-    def _bases_of(self, chosen: list[Node]) -> set[Node]:
-        return {bare(over.base) for n in chosen if (over := self.overlay(n)) is not None}
-
-    def _exact_enough(self, chosen: list[Node], tolerance: float) -> list[Node]:
-        """The relations chosen so that what is expected of rounding keeps the tolerance."""
-        bases = self._bases_of(chosen)
-        offers: dict[Node, list[tuple[float, float]]] = {}
-        for node in chosen:  # views have the forms of their delta rows, and the same errors
-            way = self._cost[node][1]
-            if way is None or not isinstance(way.node, Physical) or node in bases:
-                continue
-            if way.form == "winograd":
-                offers.setdefault(way.node.weight, []).extend(
-                    (cost, self._rounding(other)) for other, cost in self._products[node].items()
-                )
-        left = within(tolerance, offers)
-        if not left:
-            return chosen
-        self.most_rounding = left
-        self._candidates.clear()
-        self._cost.clear()
-        return self._chosen()
+    def _exact_enough(self, tolerance: float) -> list[Node]:
+        """The relations that are stored where what is expected of rounding keeps the tolerance."""
+        while True:
+            chosen = self._chosen()
+            over = {bare(o.base): n for n in chosen if (o := self.overlay(n)) is not None}
+            ways: dict[Node, list[Offers]] = {}  # of delta rows and of their view
+            for node in chosen:
+                candidate = self._cost[node][1]
+                if candidate is not None and (own := self._products.get(node)):
+                    offers = [(cost, self._rounding(way)) for way, cost in own.items()]
+                    taken = self._rounding(candidate.node)
+                    ways.setdefault(over.get(node, node), []).append((taken, offers))
+            left = within(tolerance, {node: levels(own) for node, own in ways.items()})
+            if not left:
+                return chosen
+            for node, most in left.items():
+                for way in self._products[node]:
+                    assert isinstance(way, Physical)
+                    self.most_rounding[way.weight] = min(
+                        most, self.most_rounding.get(way.weight, most)
+                    )
+            self._candidates.clear()
+            self._products.clear()
+            self._cost.clear()
 
     def choose(self) -> PhysicalPlan:
         """The physical plan for the roots."""
         roots = []
-        chosen = self._chosen()
-        if self.tolerance is not None:
-            chosen = self._exact_enough(chosen, self.tolerance)
-        self._bases = self._bases_of(chosen)
+        chosen = self._chosen() if self.tolerance is None else self._exact_enough(self.tolerance)
+        self._bases = {bare(over.base) for n in chosen if (over := self.overlay(n)) is not None}
         for node in chosen:
             self.table(node)
         self._spread_unsaved()

@@ -24,6 +24,8 @@ ROUNDINGS = 1.8
 2.2 were measured, for windows of 3 to 7 taps in tiles of 2 to 6 outputs along one axis and two."""
 
 Key = TypeVar("Key")
+Offers = tuple[float, Sequence[tuple[float, float]]]
+"""The rounding of what is taken, and cost and rounding of all that may be taken."""
 
 
 def rounding(node: Node, dtype: str) -> float:
@@ -44,12 +46,31 @@ def total(roundings: Iterable[float]) -> float:
 
 def rounding_of(plan: PhysicalPlan) -> float:
     """What is expected of a plan's outputs, relative to them."""
-    return total(rounding(s.node, plan.dtype) for s in plan.steps if s.delta)
+    found: dict[int, float] = {}
+    for step in plan.steps:  # outputs hold rows of views, and rows that delta steps compute
+        found[step.table] = max(rounding(step.node, plan.dtype), found.get(step.table, 0.0))
+    return total(found.values())
 
 
-def within(
-    tolerance: float, offers: Mapping[Key, Sequence[tuple[float, float]]]
-) -> dict[Key, float]:
+def levels(ways: Sequence[Offers]) -> list[tuple[float, float]]:
+    """What it costs to let several computations lose so much at most, from what they take on.
+
+    Args:
+        ways: for each the rounding of what it takes, and what it may take.
+
+    Returns:
+        Costs and roundings, falling from what is taken.
+    """
+    most = max(taken for taken, _ in ways)
+    found = []
+    for limit in sorted({each for _, own in ways for _, each in own if each <= most}, reverse=True):
+        costs = [min((c for c, each in own if each <= limit), default=math.inf) for _, own in ways]
+        if math.isfinite(cost := sum(costs)):
+            found.append((cost, limit))
+    return found
+
+
+def within(tolerance: float, ways: Mapping[Key, Sequence[tuple[float, float]]]) -> dict[Key, float]:
     """The largest rounding that some relations can keep, for all together to keep the tolerance.
 
     Forms are given up one after the other: next is what costs least for the square of what it
@@ -57,24 +78,16 @@ def within(
 
     Args:
         tolerance: that the total may reach.
-        offers: for each relation what it may choose among, cost and rounding; the cheapest is
-            chosen.
+        ways: for each relation costs and roundings that it may choose among, the roundings falling
+            from that of what is chosen.
 
     Returns:
         The relations that must give up what they chose, and the rounding left to each.
     """
-    # Of each relation's offers those that no other beats in both, the cheapest first.
-    ways: dict[Key, list[tuple[float, float]]] = {}
-    for key, own in offers.items():
-        kept: list[tuple[float, float]] = []
-        for cost, each in sorted(own):
-            if not kept or each < kept[-1][1]:
-                kept.append((cost, each))
-        ways[key] = kept
     at = dict.fromkeys(ways, 0)
 
     def next_swap(key: Key) -> tuple[float, int] | None:
-        """What the best later offer costs for each square that it brings, and which it is."""
+        """What the best later way costs for each square that it brings, and which it is."""
         own, here = ways[key], at[key]
         cost, each = own[here]
         swaps = [

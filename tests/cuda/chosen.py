@@ -60,7 +60,7 @@ def planned(instance: Instance, rules: RuleSet, preferred: str = "") -> Planned 
         scan = changed_scan(normal, 0)
         regions = instance.regions[scan.name]
         changed = {scan.name: boxes_of(scan.axes, regions)}
-        chooser = _Preferring(normal, memo, changed, len(regions), cuda_rates("float32"))
+        chooser = _Preferring(normal, memo, changed, cuda_rates("float32"))
         chooser.preferred = preferred
         physical = replace(chooser.choose(), dtype="float32")
     except PlanError:

@@ -36,7 +36,7 @@ def test_arcs_and_remainders_are_those_of_the_interpreter(tmp_path) -> None:
     normal, _ = normalize(plan, load_rules())
     memo = explore(normal, load_rules())
     changed = {"image": boxes_of(OLD.axes, REGIONS)}
-    chosen = Chooser(normal, memo, changed, len(REGIONS), REFERENCE).choose()
+    chosen = Chooser(normal, memo, changed, REFERENCE).choose()
     found = CudaEngine(chosen, changed, device=HostDevice(tmp_path)).run({"image": image})
     wanted = interpret(plan, {"image": image.astype(float)}, {"image": REGIONS})
     for name in ANGLES:

@@ -23,6 +23,7 @@ from kqo.frontend.lower import Lowered, lower
 from kqo.ir.text import format_plan, parse_plan
 from kqo.ir.verify import verify
 from kqo.lang.ruleset import rules_for
+from kqo.planner.rounding import rounding_of
 from kqo.rewrite.normalize import normalize
 from tests.property.asked import Question, asked_again, occluded, questions, random_costs
 from tests.property.layers import Draw
@@ -80,7 +81,7 @@ def _check_question(network: Network, lowered: Lowered, question: Question, stor
     inputs = occluded(network, question)
     images = network.images(question.seed)
     found = _answers(plan, images)
-    _compare(network, found, inputs)
+    _compare(network, plan, found, inputs)
     if stored:
         with TemporaryDirectory() as folder:
             plan.save(Path(folder, "plan.kqo"))
@@ -92,7 +93,7 @@ def _check_question(network: Network, lowered: Lowered, question: Question, stor
             for mine, theirs in zip(found, again, strict=True):
                 np.testing.assert_array_equal(mine, theirs)
         else:
-            _compare(network, again, inputs)
+            _compare(network, loaded, again, inputs)
 
 
 def _answers(plan: CompiledPlan, images: tuple) -> list[np.ndarray]:
@@ -103,7 +104,7 @@ def _answers(plan: CompiledPlan, images: tuple) -> list[np.ndarray]:
     ]
 
 
-def _compare(network: Network, found: list[np.ndarray], inputs: list) -> None:
+def _compare(network: Network, plan: CompiledPlan, found: list[np.ndarray], inputs: list) -> None:
     if network.double:
         exact = asked_again(network.model, inputs)
         slack = [1e-9 * np.abs(x).max() for x in exact]
@@ -111,9 +112,11 @@ def _compare(network: Network, found: list[np.ndarray], inputs: list) -> None:
         double = copy.deepcopy(network.model).double()
         exact = asked_again(double, [x.double() for x in inputs])
         own = asked_again(network.model, inputs)
+        rounding = rounding_of(plan.physical)
         slack = [
-            # Where layers cancel, as a norm of one value does, all that is left is rounding.
-            1e-5 * np.abs(x).max() + 4 * np.abs(x - y).max() + 2e-6
+            # Where layers cancel, as a norm of one value does, all that is left is rounding; what
+            # fast forms lose is expected in the mean, and seldom three times as much at the most.
+            max(1e-5, 3 * rounding) * np.abs(x).max() + 4 * np.abs(x - y).max() + 2e-6
             for x, y in zip(exact, own, strict=True)
         ]
     assert len(found) == len(exact)

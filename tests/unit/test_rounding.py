@@ -13,7 +13,8 @@ from torch import nn
 
 import kqo
 from kqo.ir.winograd import SIZES, amplification, matrices
-from kqo.planner.rounding import ROUNDINGS, rounding, rounding_of, total, within
+from kqo.planner.rounding import ROUNDINGS, levels, rounding, rounding_of, total, within
+from tests.property.asked import random_costs
 from tests.unit.lowering import noise
 
 
@@ -52,23 +53,31 @@ def test_what_costs_least_for_what_it_brings_is_given_up_first() -> None:
     assert within(1e-7, {"a": dear, "b": cheap}) == {"a": 0.0, "b": 0.0}
 
 
-def test_offers_that_another_beats_in_both_are_not_taken() -> None:
-    offers = [(1.0, 4e-6), (3.0, 2e-6), (2.0, 1e-6)]
-    assert within(3e-6, {"a": offers}) == {"a": 1e-6}
+def test_delta_rows_and_their_view_are_limited_together() -> None:
+    deltas = (2e-6, [(1.0, 2e-6), (3.0, 1e-6), (8.0, 0.0), (0.5, 4e-6)])
+    view = (1e-6, [(1.0, 1e-6), (4.0, 0.0)])
+    assert levels([deltas, view]) == [(2.0, 2e-6), (4.0, 1e-6), (12.0, 0.0)]
+    assert levels([(1e-6, [(1.0, 1e-6)]), view]) == [(2.0, 1e-6)]
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_total_is_kept_and_nothing_is_given_up_without_need(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    offers = {
-        n: [(float(c), float(e)) for c, e in rng.random((4, 2))] + [(2.0, 0.0)] for n in range(8)
-    }
-    tolerance = float(rng.random() * 1.5)
-    given = within(tolerance, offers)
-    cheapest = {n: min(own)[1] for n, own in offers.items()}
-    assert (total(cheapest.values()) <= tolerance) == (not given)
-    assert total({**cheapest, **given}.values()) <= tolerance
-    assert all(most < cheapest[n] for n, most in given.items())
+    lost = {n: [*sorted(rng.random(4), reverse=True), 0.0] for n in range(8)}
+    ways = {n: list(zip(rng.random(5).tolist(), own, strict=True)) for n, own in lost.items()}
+    tolerance = float(rng.random() * 2)
+    given = within(tolerance, ways)
+    chosen = {n: own[0][1] for n, own in ways.items()}
+    assert (total(chosen.values()) <= tolerance) == (not given)
+    assert total({**chosen, **given}.values()) <= tolerance
+    assert all(most < chosen[n] for n, most in given.items())
+
+
+@pytest.mark.parametrize("costs", range(8))
+def test_whatever_is_cheap_keeps_the_tolerance(costs: int) -> None:
+    with random_costs(costs):
+        plan = _plan(tolerance=2e-6)
+        assert rounding_of(plan.physical) <= 2e-6
 
 
 class Wide(nn.Module):
