@@ -78,11 +78,22 @@ class Weights:
 
 def _taken(name: str, tensor: Any) -> _Tensor:
     elements = tensor.numel() if tensor.is_floating_point() else 0
-    step = max(1, elements // _SAMPLED) if tensor.is_contiguous() else 0
+    step = max(1, elements // _SAMPLED) if _is_dense(tensor) else 0
     values = _values(tensor, step, min(_SAMPLED, elements)) if elements else []
     known = weakref.ref(tensor)
     shared = bool(tensor.is_shared())
     return _Tensor(name, known, tensor.data_ptr(), _version(tensor), shared, step, values)
+
+
+def _is_dense(tensor: Any) -> bool:
+    """Whether its elements fill one run of memory, in any order, as of channels_last."""
+    extent = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride != extent:
+                return False
+            extent *= size
+    return True
 
 
 def _version(tensor: Any) -> int | None:

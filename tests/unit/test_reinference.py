@@ -12,6 +12,8 @@ from torch import nn
 import kqo
 from kqo.errors import ArgumentError
 from kqo.interop.folded import folded
+from kqo.interop.reinference import Reinference
+from kqo.ir.boxes import Boxes
 from kqo.planner import estimate
 
 EXTENT = 12
@@ -172,3 +174,19 @@ def test_batch_norms_are_folded_where_nothing_else_can_tell() -> None:
     assert folded(_Twice().eval(), images) is None
     model[1].register_forward_hook(lambda *_: None)
     assert folded(model, images) is None
+
+
+@pytest.mark.parametrize(("images", "wanted"), [(1, [1]), (9, [9]), (11, [11]), (17, [8, 9])])
+def test_no_batch_is_of_the_few_that_are_left(images, wanted, monkeypatch) -> None:
+    whole = Reinference(_model(), "output")
+    seen: list[int] = []
+    monkeypatch.setattr(
+        whole, "_answers", lambda given: seen.append(len(given)) or np.zeros((len(given), 1))
+    )
+    image = _image(0)
+    low = np.zeros((images - 1, 1, image.ndim), dtype=np.int64)
+    changed = Boxes(tuple("cyx"), low, low + 1)
+    done: list[int] = []
+    found = whole.run(image, image, changed, 1, lambda now, _: done.append(now))
+    assert seen == wanted and len(found["output"]) == images
+    assert done[-1] == images - 1

@@ -169,3 +169,18 @@ def test_weights_that_were_replaced_by_others_do_not_matter() -> None:
     wanted = plan.run(IMAGE).scores
     model[4].weight.data = torch.zeros_like(model[4].weight)
     np.testing.assert_array_equal(plan.run(IMAGE).scores, wanted)
+
+
+def test_weights_in_channels_last_are_looked_at_in_one_run_of_memory() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval()
+    model = model.to(memory_format=torch.channels_last)
+    dense, part = model[0].weight, model[0].weight[:, ::2]
+    weights = Weights({"dense": dense, "part": part})
+    steps = [each.step for each in weights._tensors]
+    assert steps[0] > 0 and steps[1] == 0
+    weights.check()
+    for changed in (dense, part):
+        weights = Weights({"dense": changed})
+        changed.data.add_(1.0)
+        with pytest.raises(StalePlanError, match="dense was changed in place"):
+            weights.check()
