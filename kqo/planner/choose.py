@@ -440,17 +440,20 @@ class Chooser:
             chosen = self._chosen()
             over = {bare(o.base): n for n in chosen if (o := self.overlay(n)) is not None}
             ways: dict[Node, list[Offers]] = {}  # of delta rows and of their view
+            members: dict[Node, list[Node]] = {}
             for node in chosen:
-                candidate = self._cost[node][1]
-                if candidate is not None and (own := self._products.get(node)):
+                candidate, own = self._cost[node][1], self._products.get(node, {})
+                if candidate is not None and candidate.node in own:
                     offers = [(cost, self._rounding(way)) for way, cost in own.items()]
                     taken = self._rounding(candidate.node)
-                    ways.setdefault(over.get(node, node), []).append((taken, offers))
+                    home = over.get(node, node)
+                    ways.setdefault(home, []).append((taken, offers))
+                    members.setdefault(home, []).extend(own)
             left = within(tolerance, {node: levels(own) for node, own in ways.items()})
             if not left:
                 return chosen
             for node, most in left.items():
-                for way in self._products[node]:
+                for way in members[node]:
                     assert isinstance(way, Physical)
                     self.most_rounding[way.weight] = min(
                         most, self.most_rounding.get(way.weight, most)

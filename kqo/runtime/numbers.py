@@ -51,5 +51,7 @@ def _plain_bytes(step: Step, rows: int, columns: int) -> int:
         return rows * (2 * NUMBER + columns)  # of old and new rows, and which columns change
     if isinstance(node, Rekey):
         return NUMBER * rows * (1 if moved_columns(node) is not None else 2 * columns)
+    if not node.inputs:
+        return 0  # of a relation of ones nothing is read
     window = roles(node)
     return NUMBER * rows * max(size((*window.taps, *window.kept)), len(step.sources))

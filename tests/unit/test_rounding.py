@@ -143,3 +143,10 @@ def test_the_explanation_tells_what_is_expected() -> None:
     assert layers and f"rounding of fast forms: {told}" in usual.explain()
     document = json.loads(usual.explain(format="json"))
     assert document["rounding"] == rounding_of(usual.physical)
+
+
+def test_a_layer_without_direct_products_keeps_what_it_has() -> None:
+    others = ("GatherProduct", "WinogradProduct", "WinogradProductBy2")
+    plan = _plan(tolerance=1e-8, without=others)
+    assert set(_tiles(plan)) <= {6}
+    plan.run(noise(3, 48, 48).numpy().astype(np.float32))
