@@ -88,7 +88,7 @@ class Options:
 
     Attributes:
         tolerance: largest accepted difference from full re-inference, relative to the largest
-            output. Forms are chosen so that what they are expected to lose to rounding keeps it.
+            output. Forms are chosen by what they are expected to lose to rounding.
         memory: bytes that a run may use for views, row numbers and buffers; a number, or text such
             as ``"500MB"``. Batches, and then threads, are cut down to keep it; where one query at
             a time (or the batch that is asked for) takes more, planning raises an ArgumentError

@@ -134,7 +134,7 @@ def _head(subject: Subject, prediction: Prediction) -> list[str]:
         f"bytes moved per query: {human(moved / queries, 'B')}; "
         f"materialized views: {human(held, 'B')}"
     )
-    if rounding := rounding_of(plan):
+    if (rounding := rounding_of(plan)) or subject.chooser.most_rounding:
         lines.append(_rounding(subject.chooser, rounding))
     threads = "1 thread" if subject.workers == 1 else f"{subject.workers} threads"
     seconds = prediction.seconds
@@ -156,7 +156,7 @@ def _head(subject: Subject, prediction: Prediction) -> list[str]:
 
 
 def _rounding(chooser: Chooser, expected: float) -> str:
-    found = f"rounding of fast forms: {expected:.1e} expected"
+    found = f"rounding of fast forms: {expected:.2g} expected"
     if chooser.tolerance is not None:
         found += f", {chooser.tolerance:g} allowed"
     if layers := len(chooser.most_rounding):

@@ -51,7 +51,7 @@ from kqo.planner.cost import work
 from kqo.planner.estimate import USUAL_BATCH, kernel_bytes, tiles_of
 from kqo.planner.physical import PhysicalPlan, Step, Table
 from kqo.planner.rates import Rates
-from kqo.planner.rounding import Offers, levels, rounding, within
+from kqo.planner.rounding import LARGEST, Offers, levels, rounding, within
 from kqo.planner.shrink import unmeasured, without
 from kqo.rewrite.memo import Memo
 
@@ -436,6 +436,8 @@ class Chooser:
 
     def _exact_enough(self, tolerance: float) -> list[Node]:
         """The relations that are stored where what is expected of rounding keeps the tolerance."""
+        if any(positions(root.schema) for _, root in self.plan.roots):
+            tolerance /= LARGEST
         while True:
             chosen = self._chosen()
             over = {bare(o.base): n for n in chosen if (o := self.overlay(n)) is not None}

@@ -23,6 +23,11 @@ ROUNDINGS = 1.8
 """Unit roundoffs that transforms, products and sums add up to, before they are amplified: 1.5 to
 2.2 were measured, for windows of 3 to 7 taps in tiles of 2 to 6 outputs along one axis and two."""
 
+LARGEST = 3.0
+"""The largest error of an output with positions over the expected one, which is in the mean of all:
+up to 2.8 was measured, for thousands of values, relative to the largest of them. Where positions
+are averaged before the outputs, errors are, too, and stay below what is expected."""
+
 Key = TypeVar("Key")
 Offers = tuple[float, Sequence[tuple[float, float]]]
 """The rounding of what is taken, and cost and rounding of all that may be taken."""

@@ -13,7 +13,7 @@ from torch import nn
 
 import kqo
 from kqo.ir.winograd import SIZES, amplification, matrices
-from kqo.planner.rounding import ROUNDINGS, levels, rounding, rounding_of, total, within
+from kqo.planner.rounding import LARGEST, ROUNDINGS, levels, rounding, rounding_of, total, within
 from tests.property.asked import random_costs
 from tests.unit.lowering import noise
 
@@ -136,10 +136,12 @@ def test_views_have_the_forms_that_are_left_to_their_delta_rows() -> None:
 
 
 def test_the_explanation_tells_what_is_expected() -> None:
-    assert "rounding of fast forms: " not in _plan(tolerance=1e-8).explain()
+    assert (
+        "rounding of fast forms: 0 expected, 1e-08 allowed" in _plan(tolerance=1e-8).explain()
+    )
     usual = _plan(tolerance=1e-5)
     layers = len(usual.subject().chooser.most_rounding)
-    told = f"{rounding_of(usual.physical):.1e} expected, 1e-05 allowed, for which {layers} layer"
+    told = f"{rounding_of(usual.physical):.2g} expected, 1e-05 allowed, for which {layers} layer"
     assert layers and f"rounding of fast forms: {told}" in usual.explain()
     document = json.loads(usual.explain(format="json"))
     assert document["rounding"] == rounding_of(usual.physical)
@@ -150,3 +152,15 @@ def test_a_layer_without_direct_products_keeps_what_it_has() -> None:
     plan = _plan(tolerance=1e-8, without=others)
     assert set(_tiles(plan)) <= {6}
     plan.run(noise(3, 48, 48).numpy().astype(np.float32))
+
+
+def test_outputs_with_positions_have_room_for_their_largest_errors() -> None:
+    torch.manual_seed(3)
+    layers = [nn.Conv2d(3, 96, 5, padding=2), nn.ReLU(), nn.Conv2d(96, 96, 5, padding=2)]
+    given, workload = (torch.zeros(1, 3, 32, 32),), kqo.Occlusion(16, 8)
+    image = noise(3, 32, 32).numpy().astype(np.float32)
+    for tolerance in (3e-6, 1e-5):
+        options = kqo.Options(threads=1, tolerance=tolerance)
+        plan = kqo.compile(nn.Sequential(*layers).eval(), given, workload, options)
+        assert rounding_of(plan.physical) <= tolerance / LARGEST
+        plan.run(image, verify=9)
