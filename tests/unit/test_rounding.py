@@ -136,9 +136,7 @@ def test_views_have_the_forms_that_are_left_to_their_delta_rows() -> None:
 
 
 def test_the_explanation_tells_what_is_expected() -> None:
-    assert (
-        "rounding of fast forms: 0 expected, 1e-08 allowed" in _plan(tolerance=1e-8).explain()
-    )
+    assert "rounding of fast forms: 0 expected, 1e-08 allowed" in _plan(tolerance=1e-8).explain()
     usual = _plan(tolerance=1e-5)
     layers = len(usual.subject().chooser.most_rounding)
     told = f"{rounding_of(usual.physical):.2g} expected, 1e-05 allowed, for which {layers} layer"
