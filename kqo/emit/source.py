@@ -7,7 +7,6 @@ that the steps read, and the program: which function computes the rows of which 
 from __future__ import annotations
 
 import keyword
-import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +23,7 @@ from kqo.ir.physical import concatenated, epilogue_operands
 from kqo.ir.scalar import format_expr, variables
 from kqo.ir.schema import features, positions, shape, size
 from kqo.ir.window import group_products, roles, tiling
-from kqo.ir.winograd import Sizes, kinds, matrices, point_order, smaller
+from kqo.ir.winograd import Sizes, kinds, matrices, point_order, points_of, smaller
 from kqo.planner.physical import PhysicalPlan, Step
 
 
@@ -151,7 +150,7 @@ def _piece(step: Step, plan: PhysicalPlan) -> _Piece:
         elif step.form == "winograd":
             sizes = tiling(window, node.tile)
             suffix = _suffix(sizes)
-            points = math.prod(m + r - 1 for m, r in sizes)
+            points = points_of(sizes)
             values.update(suffix=suffix, points=points)
             constants.insert(0, ("kernel", kernels.winograd_kernel(node, suffix)))
         elif step.form == "taps":

@@ -10,6 +10,7 @@ of four tiles of 4 (24 points).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -102,6 +103,11 @@ def smaller(m: int, r: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     b.append(_polynomial(kept))
     first, second = _floats(a, b)
     return first, second
+
+
+def points_of(sizes: Sizes) -> int:
+    """Points of a large tile, which are the inputs that it reads."""
+    return math.prod(m + r - 1 for m, r in sizes)
 
 
 @cache

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from kqo.errors import ArgumentError
-from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS, FEWEST_TILES, WORD
+from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS, WORD, tiles_in_block
 from kqo.planner.rates import REFERENCE, Rates
 
 Values = NDArray[np.float32]
@@ -186,7 +186,7 @@ def _winograd(panel: float) -> tuple[float, float]:
 
 def _winograd_of(columns: int, panel: float) -> tuple[float, float]:
     """Operations per second of the products, and of the transforms, of F(4x4, 3x3)."""
-    tiles = max(FEWEST_TILES, BLOCK_BYTES // (36 * columns * WORD))
+    tiles = tiles_in_block(36 * columns * WORD)
     x, v, m = (_random(tiles, 36, columns) for _ in range(3))
     y = _random(tiles, 16, columns)
     b, a, kernel = _random(36, 36), _random(16, 36), _random(36, columns, columns)

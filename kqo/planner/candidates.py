@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from kqo.ir.nodes import GROUPED, Const, Domain, Group, Join, Node, Physical, Saved
+from kqo.ir.nodes import Const, Domain, Group, Join, Node, Physical, Saved
 from kqo.ir.physical import CONCAT, concatenated
 from kqo.ir.schema import positions
 from kqo.ir.window import always_finds, roles
+from kqo.planner.cost import PRODUCT_FORMS
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def row_sources(node: Node) -> list[Node | None]:
 
 def is_product(candidate: Candidate) -> bool:
     """Whether a form multiplies matrices, with a kernel in a layout of its own."""
-    return candidate.form in ("gather_gemm", GROUPED, "winograd")
+    return candidate.form in PRODUCT_FORMS
 
 
 def has_plain_form(node: Node) -> bool:

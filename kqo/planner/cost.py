@@ -14,6 +14,7 @@ from kqo.ir.physical import CONCAT, concatenated
 from kqo.ir.scalar import Call, Expr, Num, Var
 from kqo.ir.schema import features, positions, size
 from kqo.ir.window import Window, group_products, roles, tiling
+from kqo.ir.winograd import points_of
 from kqo.planner.rates import Rates
 
 WORD = 4
@@ -23,6 +24,8 @@ SHORT_ROW = 32
 """Bytes of rows up to which windows of several axes are put together from strips."""
 FEWEST_ROWS = 512
 FEWEST_TILES = 192
+PRODUCT_FORMS = ("gather_gemm", GROUPED, "winograd")
+"""Forms that multiply matrices, with a kernel in a layout of their own."""
 FUNCTIONS = frozenset((
     "exp", "log", "log1p", "sqrt", "rsqrt", "pow", "tanh", "sigmoid", "erf", "sin", "cos", "atan",
     "fmod",
@@ -321,6 +324,11 @@ def _in_strips(made: Work, base: Work, window: Window, rows: int) -> Work:
     )
 
 
+def tiles_in_block(tile_bytes: int) -> int:
+    """Winograd tiles that are worked on together, of inputs of so many bytes each."""
+    return max(FEWEST_TILES, BLOCK_BYTES // tile_bytes)
+
+
 def _winograd(
     base: Work,
     rows: int,
@@ -331,9 +339,8 @@ def _winograd(
     wide: int,
     tail: Passes,
 ) -> Work:
-    points, outputs = math.prod(m + r - 1 for m, r in sizes), math.prod(m for m, _ in sizes)
-    most = max(FEWEST_TILES, BLOCK_BYTES // (points * deep * WORD))
-    blocks = -(-tiles // most)
+    points, outputs = points_of(sizes), math.prod(m for m, _ in sizes)
+    blocks = -(-tiles // tiles_in_block(points * deep * WORD))
     made = _gathering(base, tiles * points, deep, blocks * (8 + 2 * points + tail.calls))
     return made._replace(
         batched=2 * tiles * points * deep * wide,

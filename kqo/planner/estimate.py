@@ -13,7 +13,7 @@ from kqo.ir.schema import size
 from kqo.ir.window import roles, tiling
 from kqo.ir.winograd import cover
 from kqo.planner.additive import left_out, shares
-from kqo.planner.cost import WORD, Work, with_copies, work
+from kqo.planner.cost import PRODUCT_FORMS, WORD, Work, with_copies, work
 from kqo.planner.physical import PhysicalPlan, Step
 from kqo.planner.rates import Rates
 from kqo.planner.siblings import joint
@@ -31,7 +31,6 @@ wait for each other, the model's weights and the answers that are looked through
 
 USUAL_BATCH = 48
 """Queries of a batch, for choices that are made before batches are: each reads every kernel."""
-PRODUCTS = ("gather_gemm", GROUPED, "winograd")
 PIECES = 3
 """Pieces along each axis that a query's rows are cut into to find equal ones."""
 PIECE = 6e-6
@@ -150,7 +149,7 @@ def _beyond(step: Step, elements: int, batches: int) -> int:
 
 def kernel_bytes(form: str, node: Node) -> int:
     """Bytes of the kernel of a form that multiplies matrices, in the layout that it reads."""
-    if form not in PRODUCTS or not isinstance(node, Physical):
+    if form not in PRODUCT_FORMS or not isinstance(node, Physical):
         return 0
     if form == GROUPED:
         return work(form, node, 1).panels

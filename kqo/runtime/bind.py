@@ -15,6 +15,7 @@ from kqo.ir.equations import Condition, equal
 from kqo.ir.nodes import GROUPED, Domain, Node, Physical
 from kqo.ir.schema import Axes, shape, size
 from kqo.ir.window import Window, group_products, roles, tiling
+from kqo.ir.winograd import points_of
 from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS
 from kqo.planner.physical import Step, Table
 from kqo.runtime.hulls import read_hulls
@@ -342,7 +343,7 @@ class Binder:
         assert step.sources[0] is not None
         sizes = tiling(window, node.tile)
         buffer = self.buffers[step.sources[0]]
-        inputs = math.prod(m + r - 1 for m, r in sizes)
+        inputs = points_of(sizes)
         per_tile = inputs * buffer.shape[1] * buffer.itemsize
         work = out.count * inputs // math.prod(m for m, _ in sizes) * buffer.shape[1]
         work = work * self.tables[step.table].columns // PRODUCTS

@@ -13,7 +13,8 @@ from kqo.ir.boxes import LOOSE, Boxes
 from kqo.ir.nodes import GROUPED, Physical
 from kqo.ir.schema import size
 from kqo.ir.window import group_products, roles, tiling
-from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS, FEWEST_TILES
+from kqo.ir.winograd import points_of
+from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS, PRODUCT_FORMS, tiles_in_block
 from kqo.planner.physical import PhysicalPlan, Step
 from kqo.runtime.numbers import NUMBER, number_bytes
 from kqo.runtime.reads import Reads
@@ -50,7 +51,7 @@ def _largest_arrays(step: Step, itemsize: int, rows: int) -> int:
         rows: that the step computes at most.
     """
     node = step.node
-    if not isinstance(node, Physical) or step.form not in ("gather_gemm", GROUPED, "winograd"):
+    if not isinstance(node, Physical) or step.form not in PRODUCT_FORMS:
         return BLOCK_BYTES
     window = roles(node)
     deep, wide = size(window.left_features), size(window.columns)
@@ -62,9 +63,8 @@ def _largest_arrays(step: Step, itemsize: int, rows: int) -> int:
         product = max(least * wide, BLOCK_BYTES) if step.siblings else 0
         return max(least * window.tap_count * deep, BLOCK_BYTES) + product
     sizes = tiling(window, node.tile)
-    points = math.prod(m + r - 1 for m, r in sizes)
-    outputs = math.prod(m for m, _ in sizes)
-    tiles = min(max(FEWEST_TILES, BLOCK_BYTES // (points * deep * itemsize)), rows)
+    points, outputs = points_of(sizes), math.prod(m for m, _ in sizes)
+    tiles = min(tiles_in_block(points * deep * itemsize), rows)
     return tiles * (points * max(deep, wide) + max(points * deep, outputs * wide)) * itemsize
 
 
@@ -75,7 +75,7 @@ def _window_numbers(step: Step, rows: int, in_place: bool) -> int:
         return 0
     if step.form == "winograd":
         sizes = tiling(roles(node), node.tile)
-        points = math.prod(m + r - 1 for m, r in sizes)
+        points = points_of(sizes)
         outputs = math.prod(m for m, _ in sizes)
         return NUMBER * (rows + 2 * rows * points // outputs)
     taps = roles(node).tap_count if node.agg else 1

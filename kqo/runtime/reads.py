@@ -11,6 +11,7 @@ from kqo.ir.boxes import Boxes
 from kqo.ir.nodes import Domain, Physical
 from kqo.ir.schema import shape
 from kqo.ir.window import Window, roles, steps_of, tiling
+from kqo.ir.winograd import points_of
 from kqo.planner.cost import BLOCK_BYTES
 from kqo.planner.physical import PhysicalPlan, Step
 from kqo.runtime.hulls import FEWEST, hull_sizes
@@ -39,7 +40,7 @@ class Reads:
         sizes = tiling(roles(step.node), step.node.tile)
         extents = zip(shape(self._plan.tables[step.table].positions), sizes, strict=True)
         tiles = math.prod(-(-extent // m) for extent, (m, _) in extents)
-        return tiles * math.prod(m + r - 1 for m, r in sizes)
+        return tiles * points_of(sizes)
 
     def of_batches(self, number: int, order: Ints, begins: Ints) -> int | None:
         """Those of a step that computes delta rows, in the batch that takes most; None where they
@@ -72,7 +73,7 @@ def _tiles(boxes: Boxes, sizes: tuple[tuple[int, int], ...]) -> Most:
     """Inputs of the tiles that cover boxes."""
     extent = np.maximum(boxes.hi - boxes.lo, 0)
     tiles = (-(-extent // [m for m, _ in sizes])).prod(axis=2).sum(axis=1)
-    points = math.prod(m + r - 1 for m, r in sizes)
+    points = points_of(sizes)
 
     def most(order: Ints, begins: Ints) -> int:
         return points * int(np.add.reduceat(tiles[order], begins).max())

@@ -13,11 +13,12 @@ from functools import lru_cache
 
 from kqo.emit.kernels import keeps_layout
 from kqo.emit.tail import tail_arrays
-from kqo.ir.nodes import GROUPED, Const, Domain, Group, Join, Node, Opaque, Physical, Rekey
+from kqo.ir.nodes import GROUPED, Const, Domain, Group, Join, Node, Opaque, Physical
 from kqo.ir.physical import concatenated, epilogue_operands
 from kqo.ir.schema import features, shape, size
 from kqo.ir.window import Window, always_finds, group_products, roles, steps_of, tiling
-from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS, FEWEST_TILES
+from kqo.ir.winograd import points_of
+from kqo.planner.cost import BLOCK_BYTES, FEWEST_ROWS, tiles_in_block
 from kqo.planner.physical import Step, Table
 from kqo.runtime.strips import STRIP_BYTES, has_strips
 
@@ -127,11 +128,10 @@ def _winograd(
     """Rows of a block, whose whole strips of tiles are transformed and multiplied."""
     deep, wide = size(window.left_features), size(window.columns)
     sizes = tiling(window, node.tile)
-    points = math.prod(m + r - 1 for m, r in sizes)
-    outputs = math.prod(m for m, _ in sizes)
+    points, outputs = points_of(sizes), math.prod(m for m, _ in sizes)
     extents = zip(shape(table.positions), sizes, strict=True)
     strip = math.prod([-(-extent // m) for extent, (m, _) in extents][1:])
-    tiles = max(FEWEST_TILES, BLOCK_BYTES // (points * deep * itemsize), strip)
+    tiles = max(tiles_in_block(points * deep * itemsize), strip)
     tiles = min(tiles, rows if reads is None else reads // points)
     found["v"] = tiles * max(points * deep, outputs * wide) * itemsize
     found["x"] = tiles * points * max(deep, wide) * itemsize
@@ -202,10 +202,8 @@ def _gathered(
 def _plain_elements(node: Node) -> int:
     """Elements that the plain implementation of a node holds at a time for one row."""
     wide = size(features(node.schema))
-    if isinstance(node, Rekey):
-        return 4 * wide  # row and column numbers take twice the bytes of a value
     if not isinstance(node, (Group, Join)):
-        return 4 * wide
+        return 4 * wide  # of a Rekey row and column numbers, which take twice the bytes of a value
     window = roles(node)
     read = size((*window.taps, *window.kept)) * size(window.left_features)
     join = node.input if isinstance(node, Group) else node

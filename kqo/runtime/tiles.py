@@ -10,7 +10,7 @@ import numpy as np
 from kqo.ir.schema import Axis
 from kqo.ir.window import Window
 from kqo.ir.winograd import Sizes, covered, kinds, products
-from kqo.planner.cost import BLOCK_BYTES, FEWEST_TILES
+from kqo.planner.cost import tiles_in_block
 from kqo.runtime.extents import cached_when_small
 from kqo.runtime.rows import Grid, Ints, Points, Region, within
 
@@ -285,7 +285,7 @@ def _cut(tiles_end: Ints, rows_end: Ints, per_tile: int, parts: int) -> list[tup
         parts: blocks to cut into at least, where they stay large enough.
     """
     strips = len(tiles_end)
-    most = max(FEWEST_TILES, BLOCK_BYTES // per_tile)
+    most = tiles_in_block(per_tile)
     if parts > 1 and strips and tiles_end[-1] >= parts * FEWEST_SHARED:
         most = min(most, -(-int(tiles_end[-1]) // parts))
     found: list[tuple[int, int]] = []
